@@ -1,0 +1,43 @@
+# The commands of this project. Each makes .venv first if it is missing or older than the lock.
+#
+#   make repro    from nothing, or from whatever has changed, to reports/metrics.json
+#   make test     every test
+#   make check    lint, format and types
+#   make schema   params.schema.json, after a change of a stage's parameters
+#   make lock     requirements.lock, after a change of pyproject.toml (needs uv)
+
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+INSTALLED := .venv/installed-from-lock
+# DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
+export PATH := $(BIN):$(PATH)
+
+.PHONY: repro test check schema lock
+
+repro: $(INSTALLED)
+	@dvc repro
+
+test: $(INSTALLED)
+	@pytest
+
+check: $(INSTALLED)
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+schema: $(INSTALLED)
+	@python -m stages.schema
+
+lock:
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+	    --group dev pyproject.toml --output-file requirements.lock
+
+.venv: $(INSTALLED)
+
+$(INSTALLED): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " \
+	    + sys.version.split()[0] + "; name another one with: make PYTHON=python3.12 repro")'
+	@echo 'Installing into .venv from requirements.lock, once (on Linux 5.4 GB with the CUDA build of torch, minutes)'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@touch $@

@@ -1,0 +1,90 @@
+"""Dataset and DataLoader over one split in memory: whole batches by index, no work per image.
+
+The order of an epoch follows from (seed, epoch) alone, so that neither the number of workers nor an interruption
+changes it.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from stages.lib.stage import UserError
+from stages.lib.tensors import Split
+
+
+class SplitDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Indexed by many rows at once: rows (B,) int64 or a slice -> images (B, C, H, W) float32, targets (B,) int64."""
+
+    def __init__(self, split: Split) -> None:
+        self.images, self.targets = split.images, split.targets
+
+    def __getitem__(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        return self.images[rows].float(), self.targets[rows]
+
+
+class ShuffledBatches(Sampler[Tensor]):
+    """The rows of each batch of an epoch: every row once, uniformly shuffled; the last batch may be smaller."""
+
+    def __init__(self, rows: int, batch_size: int, *, seed: int) -> None:
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.randperm(self.rows, generator=generator(self.seed, "shuffle", self.epoch))
+        yield from order.split(self.batch_size)
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.batch_size)
+
+
+class Slices(Sampler[slice]):
+    """The rows in their own order, in slices that need no copy."""
+
+    def __init__(self, rows: int, batch_size: int) -> None:
+        self.rows, self.batch_size = rows, batch_size
+
+    def __iter__(self) -> Iterator[slice]:
+        for start in range(0, self.rows, self.batch_size):
+            yield slice(start, min(start + self.batch_size, self.rows))
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.batch_size)
+
+
+def loader(split: Split, batches: ShuffledBatches | Slices) -> "DataLoader[tuple[Tensor, Tensor]]":
+    """A DataLoader that takes each batch in one piece.
+
+    `LOADER_WORKERS` processes load ahead, in the same order; 0, the default, because the tensors are in memory already
+    and sending them from another process costs more than it saves.
+
+    Raises:
+        UserError: LOADER_WORKERS is not a whole number of at least 0.
+    """
+    text = os.environ.get("LOADER_WORKERS", "0")
+    if not text.isdecimal():
+        raise UserError(f"LOADER_WORKERS: found `{text}`, expected a whole number of at least 0; unset it for none")
+    # Without a generator of its own the loader would draw from the global one, and with it change dropout's draws.
+    own = torch.Generator()
+    return DataLoader(
+        SplitDataset(split),
+        sampler=batches,
+        batch_size=None,
+        num_workers=int(text),
+        persistent_workers=int(text) > 0,
+        generator=own,
+    )
+
+
+def derived_seed(seed: int, purpose: str, epoch: int) -> int:
+    """A seed of 32 bits (torch's CPU generator takes no more) for one purpose in one epoch."""
+    digest = hashlib.sha256(f"{seed} {purpose} {epoch}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def generator(seed: int, purpose: str, epoch: int) -> torch.Generator:
+    """A CPU generator of its own for one purpose in one epoch."""
+    return torch.Generator().manual_seed(derived_seed(seed, purpose, epoch))

@@ -1,0 +1,60 @@
+"""Files and folders that appear under their final name only when they are whole.
+
+The new content grows under a temporary name in the same folder, is flushed to the disk and then renamed. Whatever
+interrupts that (an exception, a signal, a full disk, a power cut) leaves the earlier content as it was. The temporary
+name is always the same, so that what a killed run leaves behind is overwritten by the next run.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the path of a temporary file to write; it becomes `path` when the block ends without an exception."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _flush(path.parent)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give the path of an empty temporary folder; it takes the place of folder `path` when the block ends well."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in [*temporary.rglob("*"), temporary]:
+            _flush(file)
+        if path.exists():
+            shutil.rmtree(path)  # a folder cannot be renamed over one that is not empty
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _flush(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` with `text`, in UTF-8 with plain newlines on every platform."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _flush(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return  # Windows has no way to flush a folder
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

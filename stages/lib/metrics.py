@@ -1,0 +1,60 @@
+"""How well a classifier does, from its predictions: NumPy arrays in, plain numbers out."""
+
+import math
+
+import numpy as np
+
+Z_95 = 1.959963984540054  # the normal distribution's 97.5 % point
+
+
+def accuracy_interval(correct: int, rows: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy of `correct` out of `rows`, by Wilson's score (Wilson 1927)."""
+    share, z = correct / rows, Z_95
+    centre = (share + z * z / (2 * rows)) / (1 + z * z / rows)
+    half = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows)) / (1 + z * z / rows)
+    return centre - half, centre + half
+
+
+def macro_f1(actual: np.ndarray, predicted: np.ndarray, classes: int) -> float:
+    """The mean over classes of F1 = 2 TP / (2 TP + FP + FN), every class with the same weight.
+
+    Args:
+        actual: (N,) class numbers.
+        predicted: (N,) class numbers.
+        classes: number of classes; one that is neither actual nor predicted anywhere is left out.
+    """
+    hits = np.bincount(actual[actual == predicted], minlength=classes)
+    both = np.bincount(actual, minlength=classes) + np.bincount(predicted, minlength=classes)
+    seen = both > 0
+    return float(np.mean(2 * hits[seen] / both[seen]))
+
+
+def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int) -> list[dict[str, float]]:
+    """How often the classifier is right, by how sure it says it is.
+
+    Args:
+        confidence: (N,) probability of the predicted class.
+        correct: (N,) bool.
+        bins: number of equally wide bins between 0 and 1; a bin holds its upper end, not its lower.
+
+    Returns:
+        A row per bin that is not empty: rows, mean confidence, accuracy.
+    """
+    numbers = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    table = []
+    for number in np.unique(numbers):
+        inside = numbers == number
+        table.append(
+            {
+                "confidence": float(confidence[inside].mean()),
+                "accuracy": float(correct[inside].mean()),
+                "rows": int(inside.sum()),
+            }
+        )
+    return table
+
+
+def calibration_error(table: list[dict[str, float]]) -> float:
+    """Expected calibration error (Guo et al. 2017): the mean gap between confidence and accuracy, weighted by rows."""
+    rows = sum(row["rows"] for row in table)
+    return sum(row["rows"] * abs(row["confidence"] - row["accuracy"]) for row in table) / rows

@@ -1,0 +1,107 @@
+"""The model on disk: models/model.safetensors, the weights, and models/model.json, all that is needed to use them.
+
+`load()` rebuilds the network without `params.yaml` and without the code that trained it.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from stages.lib import networks
+from stages.lib.description import DataDescription
+from stages.lib.files import replacing, write_text
+from stages.lib.stage import UserError
+
+VERSION = "0.1.0"  # of this project, as in pyproject.toml
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "model.json"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Architecture(_Strict):
+    """The arguments of `networks.build` that the data do not give."""
+
+    model: str
+    hidden: list[int]
+    activation: str | list[str]
+    dropout: float
+
+
+class Versions(_Strict):
+    """What made the model; another version may give other last bits."""
+
+    project: str
+    torch: str
+
+
+class ModelDescription(_Strict):
+    """What model.json holds; nothing in it differs between two equal runs."""
+
+    format: Literal[1]
+    architecture: Architecture
+    data: DataDescription
+    parameters: dict[str, Any]  # every parameter of the training
+    weights_sha256: str
+    versions: Versions
+
+
+def save(
+    folder: Path,
+    weights: dict[str, Tensor],
+    architecture: Architecture,
+    data: DataDescription,
+    parameters: dict[str, Any],
+) -> None:
+    """Write both files, weights first: a description is there only when the weights it tells of are."""
+    content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in weights.items()})
+    description = ModelDescription(
+        format=1,
+        architecture=architecture,
+        data=data,
+        parameters=parameters,
+        weights_sha256=hashlib.sha256(content).hexdigest(),
+        versions=Versions(project=VERSION, torch=torch.__version__.split("+")[0]),
+    )
+    with replacing(folder / WEIGHTS) as temporary:
+        temporary.write_bytes(content)
+    write_text(folder / DESCRIPTION, json.dumps(description.model_dump(mode="json"), indent=2) + "\n")
+
+
+def load(folder: Path) -> tuple[nn.Module, ModelDescription]:
+    """The trained network, in evaluation mode, and its description.
+
+    Raises:
+        UserError: a file is missing or damaged, or the two do not belong together.
+    """
+    remedy = "`dvc repro --force train` makes both files again"
+    try:
+        description = ModelDescription.model_validate_json((folder / DESCRIPTION).read_bytes())
+        content = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; run `dvc repro`, which trains first") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{folder / DESCRIPTION}: damaged: {where} {first['msg']}; {remedy}") from error
+    if hashlib.sha256(content).hexdigest() != description.weights_sha256:
+        raise UserError(f"{folder / WEIGHTS}: not the weights that {folder / DESCRIPTION} describes; {remedy}")
+    try:
+        network = build(description.architecture, description.data)
+        network.load_state_dict(safetensors.torch.load(content))
+    except (RuntimeError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(f"{folder / DESCRIPTION}: does not fit {folder / WEIGHTS}: {error}; {remedy}") from error
+    return network.eval(), description
+
+
+def build(architecture: Architecture, data: DataDescription) -> nn.Module:
+    """A network of this architecture for these data, with fresh weights."""
+    return networks.build(**architecture.model_dump(), shape=data.shape, classes=len(data.classes))

@@ -1,0 +1,48 @@
+"""Any optimizer of `torch.optim` that trains an ordinary network, by its name."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from stages.lib.stage import UserError
+
+# SparseAdam takes sparse gradients only, Muon matrices only: neither trains a network with biases by itself.
+OPTIMIZERS = sorted(set(torch.optim.__all__) - {"Optimizer", "lr_scheduler", "swa_utils", "SparseAdam", "Muon"})
+# Reached by parameters of their own, or no choice of a user: `maximize` would climb instead of descend.
+OWN_PARAMETERS = {"lr", "weight_decay", "momentum"}
+EXCLUDED = {"self", "params", "maximize", "capturable", "differentiable"}
+
+
+def options(name: str) -> set[str]:
+    """The keyword arguments that an optimizer takes, `lr` and its like among them."""
+    return set(inspect.signature(getattr(torch.optim, name)).parameters) - EXCLUDED
+
+
+def build(
+    name: str,
+    weights: Iterable[torch.nn.Parameter],
+    *,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    arguments: Mapping[str, Any],
+) -> torch.optim.Optimizer:
+    """An optimizer over the weights.
+
+    `weight_decay` and `momentum` are passed on wherever the optimizer takes them, so that 0 means none, also for AdamW,
+    whose own default is 0.01.
+
+    Raises:
+        UserError: the optimizer refuses the value of an option.
+    """
+    own = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+    own = {option: value for option, value in own.items() if option in options(name)}
+    try:
+        optimizer: torch.optim.Optimizer = getattr(torch.optim, name)(weights, **own, **arguments)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"params.yaml: {name} refuses {own | dict(arguments)}: {error}; change optimizer_args"
+        ) from error
+    return optimizer

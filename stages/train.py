@@ -1,0 +1,222 @@
+"""Stage 4, train: data/tensors/{train,val} -> models/
+
+    python -m stages.train
+
+In:  the training and validation tensors; the test split is never opened.
+Out: models/model.safetensors and models/model.json, the weights of the epoch that did best on val and all it takes to
+     use them; reports/train.csv, a row per epoch; reports/train.json, how the training ended.
+An interrupted training goes on from its last finished epoch, and ends with the bits of an uninterrupted one.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from stages.lib import checkpoint, compute, model_file, networks, optimizers, tensors
+from stages.lib.batches import ShuffledBatches, derived_seed, loader
+from stages.lib.files import replacing, write_text
+from stages.lib.inference import logits_of
+from stages.lib.parameters import StageParameters, load
+from stages.lib.schedules import SCHEDULES, learning_rates
+from stages.lib.stage import UserError, run
+
+TRAIN = Path("data/tensors/train.safetensors")
+VAL = Path("data/tensors/val.safetensors")
+MODELS = Path("models")
+CURVES = Path("reports/train.csv")
+SUMMARY = Path("reports/train.json")
+
+
+class Parameters(StageParameters):
+    """What train reads of params.yaml: every hyperparameter."""
+
+    model: str = Field(
+        description="the network, from stages/lib/networks.py", json_schema_extra={"enum": [*networks.NETWORKS]}
+    )
+    hidden: list[int] = Field(
+        max_length=64,
+        description="widths of the hidden layers, in units",
+        json_schema_extra={"items": {"type": "integer", "minimum": 1, "maximum": 1_000_000}},
+    )
+    activation: str | list[str] = Field(
+        description="activation of torch.nn in lower case: one name, or one per hidden layer",
+        json_schema_extra={
+            "anyOf": [
+                {"type": "string", "enum": [*sorted(networks.ACTIVATIONS)]},
+                {"type": "array", "items": {"type": "string", "enum": [*sorted(networks.ACTIVATIONS)]}},
+            ]
+        },
+    )
+    dropout: float = Field(ge=0, lt=1, description="probability that a hidden unit is left out of a training step")
+    optimizer: str = Field(description="class of torch.optim", json_schema_extra={"enum": [*optimizers.OPTIMIZERS]})
+    lr: float = Field(gt=0, description="highest learning rate, per step")
+    weight_decay: float = Field(ge=0, description="weight decay, per step; 0 for none")
+    momentum: float = Field(ge=0, lt=1, description="momentum, per step, for optimizers that take it; 0 for none")
+    optimizer_args: dict[str, Any] = Field(description="any other options of the optimizer, by name")
+    schedule: str = Field(description="course of the learning rate", json_schema_extra={"enum": [*SCHEDULES]})
+    warmup: float | None = Field(
+        ge=0, lt=1, description="share of all steps in which the learning rate rises; null: the schedule's own"
+    )
+    batch_size: int = Field(ge=1, description="images per step")
+    epochs: int = Field(ge=1, description="passes over the training split, at most")
+    patience: int | None = Field(ge=1, description="epochs without a better val loss before it stops; null: never")
+    clip_norm: float | None = Field(gt=0, description="largest L2 norm of a step's gradient; null: no limit")
+    seed: int = Field(ge=0, lt=2**32, description="seed of first weights, shuffling and dropout")
+    threads: int = Field(ge=1, le=1024, description="CPU threads; another number may change the last bits")
+
+
+def main() -> None:
+    # --- What to train, on what ---
+    parameters = load(Parameters)
+    device = compute.prepare(parameters.threads)
+    train, val = tensors.read(TRAIN), tensors.read(VAL)
+    architecture = model_file.Architecture(**parameters.model_dump(include=set(model_file.Architecture.model_fields)))
+
+    # --- Model, optimizer, and the learning rate of every step ---
+    torch.manual_seed(derived_seed(parameters.seed, "weights", 0))
+    network = model_file.build(architecture, train.description).to(device)
+    optimizer = optimizers.build(
+        parameters.optimizer,
+        network.parameters(),
+        lr=parameters.lr,
+        weight_decay=parameters.weight_decay,
+        momentum=parameters.momentum,
+        arguments=parameters.optimizer_args,
+    )
+    order = ShuffledBatches(len(train), parameters.batch_size, seed=parameters.seed)
+    batches = loader(train, order)
+    rates = learning_rates(
+        parameters.schedule, lr=parameters.lr, warmup=parameters.warmup, steps=parameters.epochs * len(order)
+    )
+
+    # --- Go on from where an interrupted run of this very training stopped, or from the beginning ---
+    key = checkpoint.key(parameters.model_dump(), [TRAIN, VAL], device)
+    progress = checkpoint.resume(key, network, optimizer, device)
+    if progress.rows:
+        print(f"going on behind epoch {len(progress.rows)} of an interrupted run")
+
+    # --- The training loop ---
+    while len(progress.rows) < parameters.epochs and not progress.out_of_patience(parameters.patience):
+        done = len(progress.rows)
+        order.epoch = done
+        epoch_rates = rates[done * len(order) : (done + 1) * len(order)]
+        torch.manual_seed(derived_seed(parameters.seed, "dropout", done))
+        row: dict[str, float] = {"epoch": done + 1}
+        row |= train_epoch(
+            network,
+            optimizer,
+            batches,
+            epoch_rates,
+            epoch=done + 1,
+            rows=len(train),
+            clip_norm=parameters.clip_norm,
+            device=device,
+        )
+        row |= validate(network, val, device)
+        row |= {"lr": epoch_rates[-1]}
+        progress.add(row, network)
+        checkpoint.save(key, progress, network, optimizer)
+        print(
+            f"epoch {row['epoch']:>3}/{parameters.epochs}: "
+            f"train loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.4f}; "
+            f"val loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}; lr {row['lr']:.3g}",
+            flush=True,
+        )
+
+    if len(progress.rows) < parameters.epochs:
+        print(f"stopped: no lower val loss for {parameters.patience} epochs")
+
+    # --- Keep the weights that did best on val ---
+    model_file.save(MODELS, progress.best_weights, architecture, train.description, parameters.model_dump())
+    with replacing(CURVES) as temporary:
+        pd.DataFrame(progress.rows).to_csv(temporary, index=False, lineterminator="\n")
+    summary = {
+        "weights": sum(weight.numel() for weight in network.parameters()),
+        "epochs": len(progress.rows),
+        "best_epoch": progress.best["epoch"],
+        **{name: value for name, value in progress.best.items() if name not in ("epoch", "lr")},
+    }
+    write_text(SUMMARY, json.dumps(summary, indent=2) + "\n")
+    checkpoint.remove_all()
+
+
+def train_epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    rates: Sequence[float],
+    *,
+    epoch: int,
+    rows: int,
+    clip_norm: float | None,
+    device: torch.device,
+) -> dict[str, float]:
+    """One pass over the training rows: mean loss and accuracy of the network as it learns, with dropout on.
+
+    Raises:
+        UserError: the loss is no longer a finite number.
+    """
+    network.train()
+    loss_sum, correct = 0.0, 0
+    with tqdm(total=rows, desc=f"epoch {epoch}", unit=" images", leave=False, disable=None) as bar:
+        for step, ((images, targets), rate) in enumerate(zip(batches, rates, strict=True), start=1):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            images, targets = images.to(device), targets.to(device)  # (B, C, H, W) float32, (B,) int64
+            loss, logits = train_step(network, optimizer, images, targets, clip_norm)
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"the training loss became {loss} in epoch {epoch}, step {step}, at lr {rate:g}; "
+                    "choose a lower lr, a longer warmup, or a clip_norm such as 1.0"
+                )
+            loss_sum += loss * len(targets)
+            correct += int((logits.argmax(1) == targets).sum())
+            bar.update(len(targets))
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+    return {"train_loss": loss_sum / rows, "train_accuracy": correct / rows}
+
+
+def train_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    targets: Tensor,
+    clip_norm: float | None,
+) -> tuple[float, Tensor]:
+    """Forward, loss, backward, step, on one batch: the mean loss, and the logits (B, classes)."""
+    logits = torch.empty(0)
+
+    def forward_and_backward() -> float:  # a closure, because LBFGS looks at a batch several times
+        nonlocal logits
+        optimizer.zero_grad()
+        logits = network(images)
+        loss = cross_entropy(logits, targets)
+        loss.backward()
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+        return float(loss.detach())
+
+    loss = optimizer.step(forward_and_backward)
+    return loss, logits.detach()
+
+
+def validate(network: nn.Module, val: tensors.Split, device: torch.device) -> dict[str, float]:
+    """Mean loss and accuracy over the validation rows, dropout off."""
+    logits = logits_of(network, val, device)
+    return {
+        "val_loss": float(cross_entropy(logits, val.targets)),
+        "val_accuracy": float((logits.argmax(1) == val.targets).double().mean()),
+    }
+
+
+if __name__ == "__main__":
+    run(main)
