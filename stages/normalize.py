@@ -20,7 +20,7 @@ from stages.lib.files import replacing_folder
 from stages.lib.normalized import SPLITS, write_description, write_split
 from stages.lib.parameters import StageParameters, load
 from stages.lib.split import stratified
-from stages.lib.stage import UserError, run
+from stages.lib.stage import UserError, reason, run
 
 RAW = Path("data/raw")
 NORMALIZED = Path("data/normalized")
@@ -77,7 +77,9 @@ def read_dataset_name() -> str:
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["dataset"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: missing or damaged ({error}); run `dvc repro`, which downloads first") from error
+        raise UserError(
+            f"{path}: missing or damaged ({reason(error)}); run `dvc repro`, which downloads first"
+        ) from error
 
 
 if __name__ == "__main__":

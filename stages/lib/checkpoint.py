@@ -50,7 +50,7 @@ def key(parameters: Mapping[str, Any], inputs: Sequence[Path], device: torch.dev
     """Hash of all that a training's result depends on: parameters, the bytes of its inputs and of its code, torch."""
     digest = hashlib.sha256(json.dumps([parameters, torch.__version__, str(device)], sort_keys=True).encode())
     modules = [module for name, module in sys.modules.items() if name == "__main__" or name.startswith("stages.")]
-    code = sorted({module.__file__ for module in modules if module.__file__})
+    code = sorted({file for module in modules if (file := getattr(module, "__file__", None))})
     for path in [*map(Path, code), *inputs]:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

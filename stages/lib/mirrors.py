@@ -20,7 +20,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from stages.lib.stage import UserError
+from stages.lib.stage import UserError, reason
 
 CHUNK = 1 << 16  # bytes
 PATIENCE = 20.0  # seconds: without a byte, or below SLOWEST on average, a mirror is given up
@@ -98,7 +98,7 @@ def _open(address: str, have: int, patience: float) -> tuple[IO[bytes], bool, in
             return io.BytesIO(), True, 0  # nothing is missing, or the part is of another file: the md5 will tell
         raise MirrorError(f"HTTP {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise MirrorError(_reason(error)) from error
+        raise MirrorError(_why(error)) from error
     length = answer.headers.get("Content-Length")
     return answer, answer.status == http.HTTPStatus.PARTIAL_CONTENT, int(length) if length else None
 
@@ -112,7 +112,7 @@ def _copy(source: IO[bytes], target: IO[bytes], total: int | None, patience: flo
             try:
                 chunk = source.read1(CHUNK)  # type: ignore[attr-defined]  # what has arrived, not a full chunk
             except (OSError, http.client.HTTPException) as error:
-                raise MirrorError(f"{_reason(error)} after {received:,} bytes") from error
+                raise MirrorError(f"{_why(error)} after {received:,} bytes") from error
             if not chunk:
                 break
             target.write(chunk)
@@ -138,9 +138,7 @@ def _kind(path: Path) -> str:
     return f"{'an HTML page' if page else 'a file'} of {path.stat().st_size:,} bytes"
 
 
-def _reason(error: Exception) -> str:
+def _why(error: Exception) -> str:
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
-        return _reason(error.reason)
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        return _why(error.reason)
+    return "no answer in time" if isinstance(error, TimeoutError) else reason(error)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stages.lib import networks
 from stages.lib.description import DataDescription
 from stages.lib.files import replacing, write_text
-from stages.lib.stage import UserError
+from stages.lib.stage import UserError, reason
 
 VERSION = "0.1.0"  # of this project, as in pyproject.toml
 WEIGHTS = "model.safetensors"
@@ -87,18 +87,18 @@ def load(folder: Path) -> tuple[nn.Module, ModelDescription]:
         description = ModelDescription.model_validate_json((folder / DESCRIPTION).read_bytes())
         content = (folder / WEIGHTS).read_bytes()
     except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}; run `dvc repro`, which trains first") from error
+        raise UserError(f"{error.filename}: {reason(error)}; run `dvc repro`, which trains first") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{folder / DESCRIPTION}: damaged: {where} {first['msg']}; {remedy}") from error
+        raise UserError(f"{folder / DESCRIPTION}: damaged ({reason(error)}); {remedy}") from error
     if hashlib.sha256(content).hexdigest() != description.weights_sha256:
         raise UserError(f"{folder / WEIGHTS}: not the weights that {folder / DESCRIPTION} describes; {remedy}")
     try:
         network = build(description.architecture, description.data)
         network.load_state_dict(safetensors.torch.load(content))
     except (RuntimeError, KeyError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(f"{folder / DESCRIPTION}: does not fit {folder / WEIGHTS}: {error}; {remedy}") from error
+        raise UserError(
+            f"{folder / DESCRIPTION}: does not fit {folder / WEIGHTS} ({reason(error)}); {remedy}"
+        ) from error
     return network.eval(), description
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from stages.lib.description import DataDescription
 from stages.lib.files import write_text
-from stages.lib.stage import UserError
+from stages.lib.stage import UserError, reason
 
 SPLITS = ("train", "val", "test")
 ARRAYS = ("images", "targets", "index")
@@ -41,7 +41,7 @@ def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.nda
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise _damaged(path, error) from error
+            raise _damaged(path, reason(error)) from error
         if array.dtype != dtype or array.ndim != dimensions or (arrays and len(array) != len(arrays[0])):
             raise _damaged(path, f"found {array.dtype} of shape {array.shape}")
         arrays.append(array)
@@ -59,8 +59,8 @@ def read_description(folder: Path) -> DataDescription:
     try:
         return DataDescription.model_validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, reason(error)) from error
 
 
-def _damaged(path: Path, reason: object) -> UserError:
-    return UserError(f"{path}: missing or damaged ({reason}); `dvc repro --force normalize` makes it again")
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path}: missing or damaged ({why}); `dvc repro --force normalize` makes it again")

@@ -9,7 +9,13 @@ import torch
 from stages.lib.stage import UserError
 
 # SparseAdam takes sparse gradients only, Muon matrices only: neither trains a network with biases by itself.
-OPTIMIZERS = sorted(set(torch.optim.__all__) - {"Optimizer", "lr_scheduler", "swa_utils", "SparseAdam", "Muon"})
+OPTIMIZERS = sorted(
+    name
+    for name, member in vars(torch.optim).items()
+    if inspect.isclass(member)
+    and issubclass(member, torch.optim.Optimizer)
+    and name not in {"Optimizer", "SparseAdam", "Muon"}
+)
 # Reached by parameters of their own, or no choice of a user: `maximize` would climb instead of descend.
 OWN_PARAMETERS = {"lr", "weight_decay", "momentum"}
 EXCLUDED = {"self", "params", "maximize", "capturable", "differentiable"}
@@ -42,7 +48,5 @@ def build(
     try:
         optimizer: torch.optim.Optimizer = getattr(torch.optim, name)(weights, **own, **arguments)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(
-            f"params.yaml: {name} refuses {own | dict(arguments)}: {error}; change optimizer_args"
-        ) from error
+        raise UserError(f"params.yaml: {name} refuses {own | dict(arguments)}: {error}; change that option") from error
     return optimizer

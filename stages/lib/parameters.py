@@ -122,13 +122,14 @@ def _expected(schema: Mapping[str, Any]) -> str:
         return ", or ".join(_expected(option) for option in schema["anyOf"])
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
+    if "items" in schema:
+        return f"a list, each item {_expected(schema['items'])}"
     kind = {
         "integer": "a whole number",
         "number": "a number",
         "string": "a name",
         "null": "null",
         "object": "a mapping of options",
-        "array": f"a list, each item {_expected(schema.get('items', {}))}",
     }.get(schema.get("type", ""), "a value")
     limits = {
         "exclusiveMinimum": "above",
@@ -151,8 +152,8 @@ def _choices(schema: Mapping[str, Any]) -> list[str]:
 
 def _nearest(name: str, choices: Mapping[str, Any] | list[str]) -> str:
     by_folded = {choice.casefold(): choice for choice in choices}
-    close = difflib.get_close_matches(name.casefold(), by_folded, n=1)
-    return f", did you mean `{by_folded[close[0]]}`?" if close else ""
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=2, cutoff=0.65)
+    return f", did you mean {' or '.join(f'`{by_folded[match]}`' for match in close)}?" if close else ""
 
 
 def _finite(value: Any) -> bool:

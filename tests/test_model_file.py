@@ -1,0 +1,73 @@
+"""The model on disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.lib import model_file
+from stages.lib.description import DataDescription
+from stages.lib.stage import UserError
+
+DATA = DataDescription(dataset="made up", classes=["a", "b"], shape=(1, 4, 4), mean=[0.5], std=[0.25])
+ARCHITECTURE = model_file.Architecture(model="mlp", hidden=[8], activation="tanh", dropout=0.5)
+
+
+def save(folder: Path, seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    network = model_file.build(ARCHITECTURE, DATA)
+    model_file.save(folder, network.state_dict(), ARCHITECTURE, DATA, {"lr": 0.1, "threads": 1})
+    return network.eval()
+
+
+def test_round_trip_without_parameters(tmp_path: Path) -> None:
+    network = save(tmp_path)
+    loaded, description = model_file.load(tmp_path)
+    images = torch.randn(5, 1, 4, 4)
+    assert torch.equal(loaded(images), network(images))
+    assert description.parameters == {"lr": 0.1, "threads": 1}
+    assert description.versions.torch == torch.__version__.split("+")[0]
+
+
+def test_equal_models_are_equal_files(tmp_path: Path) -> None:
+    save(tmp_path / "a")
+    save(tmp_path / "b")
+    for name in (model_file.WEIGHTS, model_file.DESCRIPTION):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "a")
+    save(tmp_path / "b", seed=1)
+    (tmp_path / "a/model.safetensors").write_bytes((tmp_path / "b/model.safetensors").read_bytes())
+    with pytest.raises(UserError, match="model.safetensors: not the weights that .*model.json describes"):
+        model_file.load(tmp_path / "a")
+
+
+def test_a_description_of_another_network_is_refused(tmp_path: Path) -> None:
+    save(tmp_path)
+    path = tmp_path / model_file.DESCRIPTION
+    for changed in ({"hidden": [9]}, {"model": "cnn"}, {"activation": "prelu"}, {"model": "resnet"}):
+        content = json.loads(path.read_text())
+        content["architecture"] |= changed
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError, match="model.json: does not fit .*model.safetensors"):
+            model_file.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format": 2}', '{"format": 1, "weights_sha256": 7}'])
+def test_a_damaged_description_is_refused(tmp_path: Path, content: str) -> None:
+    save(tmp_path)
+    (tmp_path / model_file.DESCRIPTION).write_text(content)
+    with pytest.raises(UserError, match="model.json: damaged .*`dvc repro --force train`"):
+        model_file.load(tmp_path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="model.json: No such file or directory; run `dvc repro`"):
+        model_file.load(tmp_path)
+    save(tmp_path)
+    (tmp_path / model_file.WEIGHTS).unlink()
+    with pytest.raises(UserError, match="model.safetensors: No such file or directory"):
+        model_file.load(tmp_path)

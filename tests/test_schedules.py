@@ -1,0 +1,54 @@
+"""Learning rate schedules, against torch's own."""
+
+import pytest
+import torch
+
+from stages.lib.schedules import learning_rates
+
+
+def of_torch(make: object, steps: int) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = make(optimizer)  # type: ignore[operator]
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("warmup", [None, 0.1, 0.5])
+def test_one_cycle_is_that_of_torch(warmup: float | None) -> None:
+    scheduler = torch.optim.lr_scheduler.OneCycleLR
+    share = 0.3 if warmup is None else warmup
+    expected = of_torch(
+        lambda optimizer: scheduler(optimizer, 0.1, total_steps=200, pct_start=share, cycle_momentum=False), 199
+    )
+    found = learning_rates("one_cycle", lr=0.1, warmup=warmup, steps=200)
+    assert found[:199] == pytest.approx(expected, rel=1e-9)
+
+
+def test_cosine_is_that_of_torch() -> None:
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR
+    expected = of_torch(lambda optimizer: scheduler(optimizer, 50), 50)
+    assert learning_rates("cosine", lr=0.1, warmup=None, steps=50) == pytest.approx(expected, rel=1e-6)
+
+
+def test_constant_stays() -> None:
+    assert learning_rates("constant", lr=0.1, warmup=None, steps=5) == [0.1] * 5
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_warmup_rises_evenly_to_the_rate(schedule: str) -> None:
+    rates = learning_rates(schedule, lr=1.0, warmup=0.4, steps=10)
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[4] == max(rates) == 1.0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+@pytest.mark.parametrize("warmup", [None, 0.0, 0.3, 0.99])
+def test_any_number_of_steps_has_rates_within_bounds(schedule: str, steps: int, warmup: float | None) -> None:
+    rates = learning_rates(schedule, lr=0.5, warmup=warmup, steps=steps)
+    assert len(rates) == steps
+    assert all(0 < rate <= 0.5 for rate in rates)

@@ -1,0 +1,211 @@
+"""Training: what it keeps, when it stops, and that an interruption changes nothing. On a tiny problem, made here."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from stages import train
+from stages.lib import batches, checkpoint, model_file, tensors
+from stages.lib.description import DataDescription
+from stages.lib.parameters import load
+from stages.lib.stage import UserError
+from tests.conftest import ROOT, environment
+
+DESCRIPTION = DataDescription(dataset="blobs", classes=["a", "b", "c"], shape=(1, 4, 4), mean=[0.5], std=[0.25])
+TINY = {"hidden": [8], "activation": "tanh", "epochs": 4, "patience": None, "lr": 0.01, "batch_size": 8}
+OUTPUTS = ["models/model.json", "models/model.safetensors", "reports/train.csv", "reports/train.json"]
+
+
+@pytest.fixture
+def tiny(folder: Path) -> Path:
+    """A folder with tensors of three overlapping clouds of points, and parameters for a small, quick training."""
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(3, 1, 4, 4))
+    for split, rows in {"train": 200, "val": 60}.items():
+        targets = np.arange(rows) % 3
+        images = (centres[targets] + random.normal(size=(rows, 1, 4, 4)) * 1.5).astype(np.float32)
+        tensors.write(folder / f"data/tensors/{split}.safetensors", images, targets, np.arange(rows), DESCRIPTION)
+    choose(**TINY)
+    return folder
+
+
+def choose(**parameters: object) -> None:
+    path = Path("params.yaml")
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | parameters))
+
+
+def outputs() -> dict[str, bytes]:
+    return {name: Path(name).read_bytes() for name in OUTPUTS}
+
+
+def curves() -> list[dict[str, float]]:
+    with Path("reports/train.csv").open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def test_writes_model_and_curves(tiny: Path) -> None:
+    train.main()
+    rows = curves()
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert list(rows[0]) == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"]
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    network, description = model_file.load(Path("models"))
+    assert description.data == DESCRIPTION
+    assert description.parameters == load(train.Parameters).model_dump()
+    assert not network.training
+    assert not list(checkpoint.STATES.glob("*"))
+
+
+def test_keeps_the_weights_of_the_best_epoch(tiny: Path) -> None:
+    choose(epochs=30, lr=0.1)  # overfits
+    train.main()
+    summary, rows = json.loads(Path("reports/train.json").read_text()), curves()
+    best = min(rows, key=lambda row: row["val_loss"])
+    assert best["epoch"] < 30
+    assert summary["best_epoch"] == best["epoch"]
+    network, _ = model_file.load(Path("models"))
+    figures = train.validate(network, tensors.read(train.VAL), torch.device("cpu"))
+    assert figures["val_loss"] == best["val_loss"] == summary["val_loss"]
+
+
+def test_stops_when_val_gets_no_better(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    choose(epochs=200, lr=0.1, patience=3)
+    train.main()
+    rows = curves()
+    best = min(rows, key=lambda row: row["val_loss"])
+    assert len(rows) == best["epoch"] + 3 < 200
+    assert "stopped: no lower val loss for 3 epochs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"optimizer": "SGD", "momentum": 0.9, "schedule": "one_cycle", "lr": 0.1},
+        {"optimizer": "LBFGS", "lr": 0.1, "optimizer_args": {"max_iter": 2}},
+        {"model": "cnn", "schedule": "cosine", "warmup": 0.2, "clip_norm": 1.0},
+        {"hidden": [], "dropout": 0.0},
+    ],
+)
+def test_the_parts_work_together(tiny: Path, parameters: dict[str, object]) -> None:
+    choose(**parameters)
+    train.main()
+    assert curves()[-1]["train_loss"] < curves()[0]["train_loss"]
+
+
+def test_equal_runs_give_equal_bytes_and_seeds_differ(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train.main()
+    first = outputs()
+    monkeypatch.setenv("LOADER_WORKERS", "2")
+    train.main()
+    assert outputs() == first
+    monkeypatch.delenv("LOADER_WORKERS")
+    choose(seed=1)
+    train.main()
+    assert outputs()["reports/train.csv"] != first["reports/train.csv"]
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let training fail right behind the saving of an epoch."""
+    save = checkpoint.save
+
+    def save_and_stop(key: str, progress: checkpoint.Progress, *rest: object) -> None:
+        save(key, progress, *rest)  # type: ignore[arg-type]
+        if len(progress.rows) == epochs:
+            raise Interrupted
+
+    monkeypatch.setattr(checkpoint, "save", save_and_stop)
+    with pytest.raises(Interrupted):
+        train.main()
+    monkeypatch.setattr(checkpoint, "save", save)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"optimizer": "SGD", "momentum": 0.9, "schedule": "one_cycle"}])
+def test_goes_on_with_the_same_bits(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], parameters: dict[str, object]
+) -> None:
+    choose(**parameters)
+    train.main()
+    whole = outputs()
+    interrupt_after(2, monkeypatch)
+    assert outputs() == whole, "an interrupted run touches nothing of the earlier one"
+    for name in OUTPUTS:
+        Path(name).unlink()
+    capsys.readouterr()
+    train.main()
+    printed = capsys.readouterr().out
+    assert "going on behind epoch 2" in printed
+    assert "epoch   1/4" not in printed
+    assert "epoch   3/4" in printed
+    assert outputs() == whole
+
+
+@pytest.mark.parametrize("changed", ["a parameter", "the data", "the code"])
+def test_starts_afresh_after_a_change(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changed: str
+) -> None:
+    interrupt_after(2, monkeypatch)
+    if changed == "a parameter":
+        choose(lr=0.02)
+    elif changed == "the data":
+        path = Path("data/tensors/val.safetensors")
+        content = path.read_bytes()
+        path.write_bytes(content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:])
+    else:
+        edited = tiny / "batches.py"
+        edited.write_text(Path(batches.__file__).read_text() + "\n# another line\n")
+        monkeypatch.setattr(batches, "__file__", str(edited))
+    train.main()
+    assert "going on" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_it_with_their_code_and_the_next_run_goes_on(tiny: Path, sent: int, code: int) -> None:
+    choose(epochs=500, lr=0.001)
+    command = [sys.executable, "-m", "stages.train"]
+    variables = environment() | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("epoch   1/500")
+        os.kill(running.pid, sent)
+        _, stderr = running.communicate(timeout=60)
+    assert running.returncode == code
+    assert "Traceback" not in stderr
+    assert not Path("models").exists()
+    assert len(list(checkpoint.STATES.glob("*.pt"))) == 1
+
+
+def test_a_loss_that_is_no_number_stops_it(tiny: Path) -> None:
+    choose(optimizer="SGD", lr=1e38)
+    with pytest.raises(UserError, match=r"the training loss became (nan|inf) in epoch 1, step \d+.* lower lr"):
+        train.main()
+    assert not Path("models").exists()
+
+
+def test_an_unknown_device_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for device in ("cuda:99", "toaster"):
+        monkeypatch.setenv("DEVICE", device)
+        with pytest.raises(UserError, match=f"DEVICE: cannot compute on `{device}`"):
+            train.main()
+
+
+def test_dropout_is_off_while_scoring(tiny: Path) -> None:
+    choose(dropout=0.9)
+    train.main()
+    network, _ = model_file.load(Path("models"))
+    network.train()  # as the training loop leaves it
+    val = tensors.read(train.VAL)
+    first, again = (train.validate(network, val, torch.device("cpu")) for _ in range(2))
+    assert first == again
