@@ -27,6 +27,14 @@ def test_the_choice_is_fixed_for_good() -> None:
     assert stratified(TARGETS, {"val": 0.01}, seed=0)["val"][:6].tolist() == [11, 150, 196, 269, 403, 600]
 
 
+def test_uneven_classes_add_up_to_the_fraction_of_all() -> None:
+    sizes = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]  # of MNIST's training part
+    targets = np.repeat(np.arange(10), sizes)
+    rows = stratified(targets, {"val": 0.1}, seed=0)
+    assert (len(rows["train"]), len(rows["val"])) == (54_000, 6_000)
+    assert (np.abs(np.bincount(targets[rows["val"]]) - np.array(sizes) * 0.1) < 1).all()
+
+
 @pytest.mark.parametrize(("fractions", "empty"), [({"val": 0.0001}, "val"), ({"val": 0.5, "test": 0.499}, "train")])
 def test_a_class_without_rows_is_refused(fractions: dict[str, float], empty: str) -> None:
     with pytest.raises(UserError, match=f"val_fraction .* class number 0 has 4 rows, which leaves none for {empty}"):

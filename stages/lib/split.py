@@ -16,7 +16,7 @@ def stratified(targets: np.ndarray, fractions: Mapping[str, float], *, seed: int
 
     Args:
         targets: (N,) class numbers.
-        fractions: name of a share -> its fraction of every class, rounded to whole rows.
+        fractions: name of a share -> its fraction of all rows, and of every class as nearly as whole rows allow.
         seed: of the choice of rows.
 
     Returns:
@@ -26,20 +26,33 @@ def stratified(targets: np.ndarray, fractions: Mapping[str, float], *, seed: int
         UserError: a class would have no row in one of them.
     """
     keys = np.random.PCG64(seed).random_raw(len(targets))
-    chosen: dict[str, list[np.ndarray]] = {name: [] for name in [*fractions, "train"]}
-    for label in np.unique(targets):
+    labels, sizes = np.unique(targets, return_counts=True)
+    counts = {name: apportion(fraction, sizes) for name, fraction in fractions.items()}
+    counts["train"] = sizes - np.sum(list(counts.values()), axis=0)
+    for name, share in counts.items():
+        if (share < 1).any():
+            label, size = next(
+                (label, size) for label, size, rows in zip(labels, sizes, share, strict=True) if rows < 1
+            )
+            given = ", ".join(f"{each}_fraction {fraction:g}" for each, fraction in fractions.items())
+            raise UserError(
+                f"params.yaml: {given}: class number {label} has {size} rows, which leaves none for {name}; "
+                "choose fractions that leave every class a row in each split"
+            )
+    chosen: dict[str, list[np.ndarray]] = {name: [] for name in counts}
+    for number, label in enumerate(labels):
         rows = np.flatnonzero(targets == label)
         rows = rows[np.argsort(keys[rows], kind="stable")]
-        counts = {name: round(fraction * len(rows)) for name, fraction in fractions.items()}
-        counts["train"] = len(rows) - sum(counts.values())
-        for name, count in counts.items():
-            if count < 1:
-                shares = ", ".join(f"{share}_fraction {fraction:g}" for share, fraction in fractions.items())
-                raise UserError(
-                    f"params.yaml: {shares}: class number {label} has {len(rows)} rows, which leaves none for {name}; "
-                    "choose fractions that leave every class a row in each split"
-                )
-        ends = np.cumsum(list(counts.values()))
-        for (name, count), end in zip(counts.items(), ends, strict=True):
-            chosen[name].append(rows[end - count : end])
-    return {name: np.sort(np.concatenate(rows)) for name, rows in chosen.items()}
+        ends = np.cumsum([share[number] for share in counts.values()])
+        for name, part in zip(counts, np.split(rows, ends[:-1]), strict=True):
+            chosen[name].append(part)
+    return {name: np.sort(np.concatenate(parts)) for name, parts in chosen.items()}
+
+
+def apportion(fraction: float, sizes: np.ndarray) -> np.ndarray:
+    """Whole rows of each class, nearest to `fraction` of it while their sum is that of all (largest remainders)."""
+    exact = fraction * sizes
+    counts: np.ndarray = np.floor(exact).astype(np.int64)
+    missing = round(fraction * int(sizes.sum())) - int(counts.sum())
+    counts[np.argsort(counts - exact, kind="stable")[:missing]] += 1
+    return counts
