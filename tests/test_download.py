@@ -31,7 +31,7 @@ def small_mnist(mirror: Path, monkeypatch: pytest.MonkeyPatch, class_name: str =
     arrays, resources = {}, []
     mirror.mkdir()
     for part, kind in FILES:
-        rows = 60 if part == "train" else 20
+        rows = 200 if part == "train" else 50
         if kind.startswith("images"):
             array = random.integers(0, 256, (rows, 28, 28), np.uint8)
         else:

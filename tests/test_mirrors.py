@@ -116,7 +116,9 @@ def test_a_bad_mirror_leads_to_the_next(
 ) -> None:
     with server(answer) as (bad, _), server(good_with_ranges) as (next_one, _):
         assert fetch(file_at(bad, next_one), tmp_path, patience=0.5).read_bytes() == CONTENT
-    assert f"{bad}/digits.gz: {words}" in capsys.readouterr().err
+    noted = capsys.readouterr().err
+    assert f"{bad}/digits.gz: {words}" in noted
+    assert "asking the next mirror" in noted
 
 
 def test_names_every_mirror_where_none_has_it(tmp_path: Path) -> None:

@@ -14,4 +14,4 @@ def logits_of(network: nn.Module, split: Split, device: torch.device) -> Tensor:
     """Logits of all rows in their order, dropout off: (N, classes) float64 on the CPU."""
     network.eval()
     batches = loader(split, Slices(len(split), BATCH_SIZE))
-    return torch.cat([network(images.to(device)).double().cpu() for images, _ in batches])
+    return torch.cat([network(images.to(device)).cpu().double() for images, _ in batches])

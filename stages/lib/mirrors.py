@@ -65,7 +65,8 @@ def fetch(file: RemoteFile, folder: Path, *, patience: float = PATIENCE) -> Path
             return path
         except MirrorError as error:
             answers.append(f"{address}: {error}")
-            print(f"{address}: {error}", file=sys.stderr)
+            if len(answers) < len(file.addresses):
+                print(f"{address}: {error}; asking the next mirror", file=sys.stderr)
     raise UserError(
         f"no mirror gave {file.name}: {'; '.join(answers)}. "
         "Set DATASET_MIRROR to an http(s) address or a folder that holds it, or try again later"

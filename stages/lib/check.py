@@ -1,0 +1,120 @@
+"""Refusing values of params.yaml, each with one line: what was found, what is expected, the nearest name.
+
+The schema says what is right; this module only finds the words. Besides the keywords of JSON Schema (draft 7) a schema
+may hold `same_length`: pairs of keys whose lists, where both are lists, have the same number of items.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import fastjsonschema
+
+from stages.lib.stage import UserError
+
+
+def check(values: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """Refuse values that do not fit the schema.
+
+    Raises:
+        UserError: one line about the first key that does not fit.
+    """
+    properties = schema["properties"]
+    for key in values:
+        if key not in properties:
+            raise UserError(f"params.yaml: unknown key `{key}`{_nearest(str(key), properties)}")
+    for key in properties:
+        if key not in values:
+            raise UserError(f"params.yaml: the key `{key}` is missing: {properties[key]['description']}")
+    for key, value in values.items():
+        if not _finite(value):
+            raise UserError(f"params.yaml: {key}: found {_shown(value)}, expected finite numbers")
+        try:
+            fastjsonschema.validate(properties[key], value)
+        except fastjsonschema.JsonSchemaValueException as error:
+            raise UserError(f"params.yaml: {key}: {_mismatch(value, properties[key])}") from error
+    try:
+        fastjsonschema.validate({"allOf": schema.get("allOf", [])}, dict(values))
+    except fastjsonschema.JsonSchemaValueException as error:
+        raise UserError(f"params.yaml: {_conflict(error, values)}") from error
+    for first, second in schema.get("same_length", []):
+        one, other = values[first], values[second]
+        if isinstance(one, list) and isinstance(other, list) and len(one) != len(other):
+            raise UserError(
+                f"params.yaml: {first} has {len(one)} items and {second} has {len(other)}: "
+                f"give one item of {first} for each of {second}, or a single one for all"
+            )
+
+
+def _mismatch(value: Any, schema: Mapping[str, Any]) -> str:
+    """What is wrong with the value of one key by itself."""
+    choices = _choices(schema)
+    for name in value if isinstance(value, list) else [value]:
+        if choices and isinstance(name, str) and name not in choices:
+            return f"unknown name `{name}`{_nearest(name, choices) or '; expected one of ' + ', '.join(choices)}"
+    return f"found {_shown(value)}, expected {_expected(schema)} ({schema['description']})"
+
+
+def _conflict(error: fastjsonschema.JsonSchemaValueException, values: Mapping[str, Any]) -> str:
+    """What is wrong between two keys: the rule that failed carries its reason as `description`."""
+    key = error.path[1]
+    reason = error.definition.get("description", "")
+    if error.rule == "additionalProperties":
+        options = error.definition["properties"]
+        unknown = next(option for option in values[key] if option not in options)
+        return f"{key}: unknown option `{unknown}`{_nearest(unknown, options)}; {reason}"
+    return f"{key}: found {_shown(values[key])}, but {reason}"
+
+
+def _expected(schema: Mapping[str, Any]) -> str:
+    """A schema in words: "a number above 0", "a list of whole numbers of at least 1, or null"."""
+    if "anyOf" in schema:
+        return ", or ".join(_expected(option) for option in schema["anyOf"])
+    if "enum" in schema:
+        return f"one of {', '.join(map(str, schema['enum']))}"
+    if "items" in schema:
+        return f"a list, each item {_expected(schema['items'])}"
+    kind = {
+        "integer": "a whole number",
+        "number": "a number",
+        "string": "a name",
+        "null": "null",
+        "object": "a mapping of options",
+    }.get(schema.get("type", ""), "a value")
+    limits = {
+        "exclusiveMinimum": "above",
+        "minimum": "at least",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
+    ranges = [f"{words} {schema[limit]:g}" for limit, words in limits.items() if limit in schema]
+    return f"{kind} {' and '.join(ranges)}".rstrip()
+
+
+def _choices(schema: Mapping[str, Any]) -> list[str]:
+    """The names that a key, or each item of its list, may take; empty where any text may stand."""
+    for option in [schema, *schema.get("anyOf", [])]:
+        names = option.get("enum") or option.get("items", {}).get("enum")
+        if names:
+            return list(names)
+    return []
+
+
+def _nearest(name: str, choices: Mapping[str, Any] | list[str]) -> str:
+    by_folded = {choice.casefold(): choice for choice in choices}
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=2, cutoff=0.65)
+    return f", did you mean {' or '.join(f'`{by_folded[match]}`' for match in close)}?" if close else ""
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
