@@ -41,3 +41,4 @@ $(INSTALLED): requirements.lock
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	@touch $@
+	@echo 'Installed. For the commands dvc and python of this project in your shell: . .venv/bin/activate'
