@@ -7,26 +7,26 @@
 #   make lock     requirements.lock, after a change of pyproject.toml (needs uv)
 
 PYTHON ?= python3
-BIN := $(CURDIR)/.venv/bin
+BIN := .venv/bin
 INSTALLED := .venv/installed-from-lock
 # DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro test check schema lock
 
 repro: $(INSTALLED)
-	@dvc repro
+	@$(BIN)/dvc repro
 
 test: $(INSTALLED)
-	@pytest
+	@$(BIN)/pytest
 
 check: $(INSTALLED)
-	@ruff check .
-	@ruff format --check .
-	@mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 
 schema: $(INSTALLED)
-	@python -m stages.schema
+	@$(BIN)/python -m stages.schema
 
 lock:
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \

@@ -35,7 +35,9 @@ def main() -> None:
     with replacing_folder(TENSORS) as folder:
         for split in normalized.SPLITS:
             images, targets, index = normalized.read_split(NORMALIZED, split)
-            standardized = standardize(images, description.mean, description.std).astype(parameters.storage_dtype)
+            standardized = standardize(images, description.mean, description.std).astype(
+                parameters.storage_dtype, copy=False
+            )
             path = folder / f"{split}.safetensors"
             tensors.write(path, standardized, np.asarray(targets), np.asarray(index), description)
             print(f"{split:>5}: {len(images):,} images, {path.stat().st_size:,} bytes")

@@ -5,7 +5,8 @@
 In:  the data set that `dataset` names: a file of an installed package, or the mirrors that torchvision knows.
 Out: data/raw/, the original files byte for byte, and dataset.json, the data set's name.
 Only bytes whose checksum is known get in. `DATASET_MIRROR` (an http(s) address or a folder) is asked before the other
-mirrors. An interrupted download goes on where it stopped: until all is there, its files live in .state/download/.
+mirrors, DVC's cache before all. An interrupted download goes on where it stopped: until all is there, its files live in
+.state/download/.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from stages.lib.parameters import StageParameters, load
 from stages.lib.stage import UserError, run
 
 RAW = Path("data/raw")
+DVC_CACHE = Path(".dvc/cache/files/md5")  # what DVC keeps of earlier runs, each file under its md5
 UNFINISHED = Path(".state/download")
 
 
@@ -85,6 +87,10 @@ def remote_files(dataset: Torchvision, mirror: str | None) -> list[RemoteFile]:
         addresses = [place] if "://" in place else [f"{address.rstrip('/')}/{name}" for address in source.mirrors]
         if mirror:
             addresses.insert(0, f"{mirror.rstrip('/')}/{name}")
+        # DVC clears data/raw/ before this stage runs again, after a change of its code for example.
+        cached = DVC_CACHE / md5[:2] / md5[2:]
+        if cached.exists():
+            addresses.insert(0, str(cached))
         files.append(RemoteFile(name, md5, tuple(addresses)))
     return files
 

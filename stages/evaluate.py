@@ -38,7 +38,7 @@ class Parameters(StageParameters):
 def main() -> None:
     parameters = load(Parameters)
     network, model = model_file.load(MODELS)
-    device = compute.prepare(model.parameters["threads"])
+    device = compute.prepare(model.threads)
     test = tensors.read(TEST)
     if test.description != model.data:
         raise UserError(f"{TEST}: not of the data that {MODELS} was trained on; run `dvc repro`, which trains on them")
@@ -82,7 +82,7 @@ def main() -> None:
     ]
     with replacing(REPORTS / "mistakes.png") as temporary:
         mistakes_sheet(to_pixels(test.images[mistakes].float().numpy(), model.data), captions).save(temporary, "PNG")
-    write_text(REPORTS / "metrics.json", json.dumps(figures, indent=2) + "\n")
+    write_text(REPORTS / "metrics.json", json.dumps(figures, indent=2, allow_nan=False) + "\n")
     print(f"accuracy {figures['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) on {len(correct):,} test images")
 
 

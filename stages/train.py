@@ -26,8 +26,8 @@ from stages.lib.batches import ShuffledBatches, derived_seed, loader
 from stages.lib.files import replacing, write_text
 from stages.lib.inference import logits_of
 from stages.lib.parameters import StageParameters, load
-from stages.lib.schedules import SCHEDULES, learning_rates
-from stages.lib.stage import UserError, run
+from stages.lib.schedules import SCHEDULES, learning_rate
+from stages.lib.stage import UserError, reason, run
 
 TRAIN = Path("data/tensors/train.safetensors")
 VAL = Path("data/tensors/val.safetensors")
@@ -66,9 +66,11 @@ class Parameters(StageParameters):
     warmup: float | None = Field(
         ge=0, lt=1, description="share of all steps in which the learning rate rises; null: the schedule's own"
     )
-    batch_size: int = Field(ge=1, description="images per step")
-    epochs: int = Field(ge=1, description="passes over the training split, at most")
-    patience: int | None = Field(ge=1, description="epochs without a better val loss before it stops; null: never")
+    batch_size: int = Field(ge=1, le=10**9, description="images per step")
+    epochs: int = Field(ge=1, le=10**6, description="passes over the training split, at most")
+    patience: int | None = Field(
+        ge=1, le=10**6, description="epochs without a lower val loss before it ends; null: never"
+    )
     clip_norm: float | None = Field(gt=0, description="largest L2 norm of a step's gradient; null: no limit")
     seed: int = Field(ge=0, lt=2**32, description="seed of first weights, shuffling and dropout")
     threads: int = Field(ge=1, le=1024, description="CPU threads; another number may change the last bits")
@@ -81,9 +83,12 @@ def main() -> None:
     train, val = tensors.read(TRAIN), tensors.read(VAL)
     architecture = model_file.Architecture(**parameters.model_dump(include=set(model_file.Architecture.model_fields)))
 
-    # --- Model, optimizer, and the learning rate of every step ---
+    # --- Model and optimizer ---
     torch.manual_seed(derived_seed(parameters.seed, "weights", 0))
-    network = model_file.build(architecture, train.description).to(device)
+    try:
+        network = model_file.build(architecture, train.description).to(device)
+    except RuntimeError as error:  # torch says no more of a failed allocation
+        raise UserError(f"params.yaml: hidden: this network does not fit into memory ({reason(error)})") from error
     optimizer = optimizers.build(
         parameters.optimizer,
         network.parameters(),
@@ -94,13 +99,10 @@ def main() -> None:
     )
     order = ShuffledBatches(len(train), parameters.batch_size, seed=parameters.seed)
     batches = loader(train, order)
-    rates = learning_rates(
-        parameters.schedule, lr=parameters.lr, warmup=parameters.warmup, steps=parameters.epochs * len(order)
-    )
 
     # --- Go on from where an interrupted run of this very training stopped, or from the beginning ---
     key = checkpoint.key(parameters.model_dump(), [TRAIN, VAL], device)
-    progress = checkpoint.resume(key, network, optimizer, device)
+    progress = checkpoint.resume(key, network, optimizer)
     if progress.rows:
         print(f"going on behind epoch {len(progress.rows)} of an interrupted run")
 
@@ -108,21 +110,31 @@ def main() -> None:
     while len(progress.rows) < parameters.epochs and not progress.out_of_patience(parameters.patience):
         done = len(progress.rows)
         order.epoch = done
-        epoch_rates = rates[done * len(order) : (done + 1) * len(order)]
+        rates = [
+            learning_rate(
+                step,
+                schedule=parameters.schedule,
+                lr=parameters.lr,
+                warmup=parameters.warmup,
+                steps=parameters.epochs * len(order),
+            )
+            for step in range(done * len(order), (done + 1) * len(order))
+        ]
         torch.manual_seed(derived_seed(parameters.seed, "dropout", done))
         row: dict[str, float] = {"epoch": done + 1}
         row |= train_epoch(
             network,
             optimizer,
             batches,
-            epoch_rates,
+            rates,
             epoch=done + 1,
             rows=len(train),
             clip_norm=parameters.clip_norm,
             device=device,
         )
         row |= validate(network, val, device)
-        row |= {"lr": epoch_rates[-1]}
+        row |= {"lr": rates[-1]}
+        refuse_if_not_finite(row["val_loss"], f"val loss became {row['val_loss']} behind epoch {done + 1}", rates[-1])
         progress.add(row, network)
         checkpoint.save(key, progress, network, optimizer)
         print(
@@ -136,7 +148,9 @@ def main() -> None:
         print(f"stopped: no lower val loss for {parameters.patience} epochs")
 
     # --- Keep the weights that did best on val ---
-    model_file.save(MODELS, progress.best_weights, architecture, train.description, parameters.model_dump())
+    model_file.save(
+        MODELS, progress.best_weights, architecture, train.description, parameters.model_dump(), parameters.threads
+    )
     with replacing(CURVES) as temporary:
         pd.DataFrame(progress.rows).to_csv(temporary, index=False, lineterminator="\n")
     summary = {
@@ -145,7 +159,7 @@ def main() -> None:
         "best_epoch": progress.best["epoch"],
         **{name: value for name, value in progress.best.items() if name not in ("epoch", "lr")},
     }
-    write_text(SUMMARY, json.dumps(summary, indent=2) + "\n")
+    write_text(SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     checkpoint.remove_all()
 
 
@@ -173,11 +187,7 @@ def train_epoch(
                 group["lr"] = rate
             images, targets = images.to(device), targets.to(device)  # (B, C, H, W) float32, (B,) int64
             loss, logits = train_step(network, optimizer, images, targets, clip_norm)
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"the training loss became {loss} in epoch {epoch}, step {step}, at lr {rate:g}; "
-                    "choose a lower lr, a longer warmup, or a clip_norm such as 1.0"
-                )
+            refuse_if_not_finite(loss, f"training loss became {loss} in epoch {epoch}, step {step}", rate)
             loss_sum += loss * len(targets)
             correct += int((logits.argmax(1) == targets).sum())
             bar.update(len(targets))
@@ -193,20 +203,32 @@ def train_step(
     clip_norm: float | None,
 ) -> tuple[float, Tensor]:
     """Forward, loss, backward, step, on one batch: the mean loss, and the logits (B, classes)."""
-    logits = torch.empty(0)
+    logits: Tensor | None = None
 
     def forward_and_backward() -> float:  # a closure, because LBFGS looks at a batch several times
         nonlocal logits
         optimizer.zero_grad()
-        logits = network(images)
-        loss = cross_entropy(logits, targets)
+        outputs = network(images)
+        logits = outputs.detach() if logits is None else logits  # those of the loss that `step` returns: the first
+        loss = cross_entropy(outputs, targets)
         loss.backward()
         if clip_norm is not None:
             nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
         return float(loss.detach())
 
     loss = optimizer.step(forward_and_backward)
-    return loss, logits.detach()
+    assert logits is not None
+    return loss, logits
+
+
+def refuse_if_not_finite(loss: float, what: str, rate: float) -> None:
+    """Stop at a loss that is no number: nothing good comes after it.
+
+    Raises:
+        UserError: says what, at which learning rate, and what to change.
+    """
+    if not math.isfinite(loss):
+        raise UserError(f"the {what}, at lr {rate:g}; choose a lower lr, a longer warmup, or a clip_norm such as 1.0")
 
 
 def validate(network: nn.Module, val: tensors.Split, device: torch.device) -> dict[str, float]:

@@ -52,8 +52,7 @@ def test_deps_are_the_modules_reached(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_are_the_fields_of_the_model(stage: str) -> None:
     model = importlib.import_module(f"stages.{stage}").Parameters
-    assert PIPELINE[stage]["params"] == sorted(model.model_fields, key=PIPELINE[stage]["params"].index)
-    assert set(PIPELINE[stage]["params"]) == set(model.model_fields)
+    assert sorted(PIPELINE[stage]["params"]) == sorted(model.model_fields)
 
 
 def test_each_parameter_belongs_to_one_stage() -> None:

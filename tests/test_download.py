@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -72,18 +73,21 @@ def test_a_package_with_other_bytes_is_refused(folder: Path, monkeypatch: pytest
     assert not download.RAW.exists()
 
 
-@pytest.mark.parametrize(("dataset", "class_name"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
+@pytest.mark.parametrize(
+    ("dataset", "class_name"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
+)
 def test_the_mnist_family(folder: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, class_name: str) -> None:
     arrays = small_mnist(folder / "mirror", monkeypatch, class_name)
     choose(dataset)
     download.main()
     assert sorted(path.name for path in download.RAW.iterdir()) == sorted([*arrays, "dataset.json"])
     parts, classes = readers.read(dataset, download.RAW)
+    source = getattr(torchvision.datasets, class_name)
     np.testing.assert_array_equal(parts["train"].images[:, 0], arrays["train-images-idx3-ubyte.gz"])
     np.testing.assert_array_equal(parts["test"].images[:, 0], arrays["t10k-images-idx3-ubyte.gz"])
     np.testing.assert_array_equal(parts["train"].targets, arrays["train-labels-idx1-ubyte.gz"])
     np.testing.assert_array_equal(parts["test"].targets, arrays["t10k-labels-idx1-ubyte.gz"])
-    assert classes == (tuple("0123456789") if dataset == "mnist" else tuple(torchvision.datasets.FashionMNIST.classes))
+    assert classes == (tuple("0123456789") if dataset == "mnist" else tuple(source.classes))
     assert not download.UNFINISHED.exists()
 
 
@@ -132,6 +136,23 @@ def test_a_failed_download_leaves_the_earlier_data(folder: Path, monkeypatch: py
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(UserError, match="Connection refused"):
         download.main()
+    assert {path.name: path.read_bytes() for path in download.RAW.iterdir()} == before
+
+
+def test_what_dvc_still_holds_is_not_downloaded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC clears data/raw/ before it runs the stage again, after a change of its code for example."""
+    arrays = small_mnist(folder / "mirror", monkeypatch)
+    choose("mnist")
+    download.main()
+    for name in arrays:  # as `dvc repro` stores them
+        md5 = hashlib.md5((folder / "mirror" / name).read_bytes()).hexdigest()
+        cached = download.DVC_CACHE / md5[:2] / md5[2:]
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        (folder / "mirror" / name).rename(cached)
+    before = {path.name: path.read_bytes() for path in download.RAW.iterdir()}
+    shutil.rmtree(download.RAW)
+    monkeypatch.delenv("DATASET_MIRROR")
+    download.main()
     assert {path.name: path.read_bytes() for path in download.RAW.iterdir()} == before
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.lib import mirrors
 from stages.lib.mirrors import RemoteFile, fetch
 from stages.lib.stage import UserError
 
@@ -77,6 +78,13 @@ def truncated(handler: BaseHTTPRequestHandler) -> None:
     send(handler, CONTENT[:200_000])
 
 
+def without_a_length(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "many")
+    handler.end_headers()
+    handler.wfile.write(b"x")
+
+
 def silent(handler: BaseHTTPRequestHandler) -> None:
     handler.rfile.read(1)  # until the other side gives up
 
@@ -104,6 +112,7 @@ BAD: list[tuple[Answer, str]] = [
     (html, "an HTML page of 36 bytes"),
     (missing, "HTTP 404"),
     (broken_off, "broke off after 200,000 of 512,000 bytes"),
+    (without_a_length, "a file of 1 bytes with md5"),
     (truncated, "a file of 200,000 bytes with md5"),
     (silent, "no answer in time"),
     (trickle, "too slow"),
@@ -119,6 +128,13 @@ def test_a_bad_mirror_leads_to_the_next(
     noted = capsys.readouterr().err
     assert f"{bad}/digits.gz: {words}" in noted
     assert "asking the next mirror" in noted
+
+
+def test_a_mirror_that_does_not_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrors, "LARGEST", 400_000)
+    with server(good) as (address, _), pytest.raises(UserError, match="more than 400,000 bytes"):
+        fetch(file_at(address), tmp_path)
+    assert (tmp_path / "digits.gz.part").stat().st_size <= 400_000
 
 
 def test_names_every_mirror_where_none_has_it(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ ARCHITECTURE = model_file.Architecture(model="mlp", hidden=[8], activation="tanh
 def save(folder: Path, seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
     network = model_file.build(ARCHITECTURE, DATA)
-    model_file.save(folder, network.state_dict(), ARCHITECTURE, DATA, {"lr": 0.1, "threads": 1})
+    model_file.save(folder, network.state_dict(), ARCHITECTURE, DATA, {"lr": 0.1}, threads=1)
     return network.eval()
 
 
@@ -26,7 +26,7 @@ def test_round_trip_without_parameters(tmp_path: Path) -> None:
     loaded, description = model_file.load(tmp_path)
     images = torch.randn(5, 1, 4, 4)
     assert torch.equal(loaded(images), network(images))
-    assert description.parameters == {"lr": 0.1, "threads": 1}
+    assert description.parameters == {"lr": 0.1}
     assert description.versions.torch == torch.__version__.split("+")[0]
 
 

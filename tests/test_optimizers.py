@@ -43,7 +43,9 @@ def test_options_reach_the_optimizer() -> None:
     ).param_groups[0]["weight_decay"] == 0.0  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", [{"betas": 3}, {"betas": [0.9, 2]}, {"eps": "small"}])
+@pytest.mark.parametrize(
+    "arguments", [{"betas": 3}, {"betas": [0.9, 2]}, {"eps": "small"}, {"betas": [0.9]}, {"betas": [0.9, 0.98, 0.99]}]
+)
 def test_a_bad_value_of_an_option_is_refused(arguments: dict[str, object]) -> None:
     weights = [torch.nn.Parameter(torch.zeros(2))]
     with pytest.raises(UserError, match=r"params.yaml: Adam refuses .*change that option"):

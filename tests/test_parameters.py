@@ -15,6 +15,10 @@ REFUSED = {
     "lr: fast": ["lr", "fast", "a number above 0"],
     "lr: .nan": ["lr", "nan", "finite"],
     "lr: 1e999": ["lr", "finite"],
+    "lr: 2020-13-45": ["lr", "2020-13-45", "a number"],
+    "seed: 4294967296": ["seed", "below 4294967296"],
+    "hidden: [" + "8, " * 65 + "]": ["hidden", "at most 64 items"],
+    "batch_size: 1" + "0" * 30: ["batch_size", "at most 1000000000"],
     "lr: true": ["lr", "a number"],
     "lr: [0.1]": ["lr", "a number"],
     "dropout: 1.5": ["dropout", "1.5", "below 1"],
@@ -68,6 +72,8 @@ def test_refuses_a_bad_value(folder: object, line: str) -> None:
         ("- lr\n- 0.1\n", ["found a list"]),
         ("lr: [0.1\nepochs: 3\n", ["line 2", "not valid YAML"]),
         ("lr: 0.1\nlr: 0.2\n", ["line 2", "`lr` stands twice"]),
+        ("? [a, b]\n: 1\n", ["line 1", "not valid YAML"]),
+        ("seed: " + "9" * 5000 + "\n", ["not valid YAML"]),
         ("lr: !!python/object/apply:os.system [true]\n", ["line 1", "not valid YAML"]),
         (b"lr: \xff\n", ["not UTF-8"]),
     ],
@@ -102,6 +108,9 @@ def test_refuses_unknown_and_missing_keys(folder: object) -> None:
     [
         ("lr: 1e-05", "lr", 1e-5),  # what DVC writes for -S lr=1e-5
         ("lr: 1E-5", "lr", 1e-5),
+        ("lr: 1.5e0", "lr", 1.5),
+        ("lr: .5", "lr", 0.5),
+        ("seed: 010", "seed", 10),  # as DVC reads it
         ("lr: 1", "lr", 1.0),
         ("activation: relu", "activation", "relu"),
         ("hidden: []", "hidden", []),

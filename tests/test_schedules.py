@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from stages.lib.schedules import learning_rates
+from stages.lib.schedules import learning_rate
+
+
+def learning_rates(schedule: str, *, lr: float, warmup: float | None, steps: int) -> list[float]:
+    return [learning_rate(step, schedule=schedule, lr=lr, warmup=warmup, steps=steps) for step in range(steps)]
 
 
 def of_torch(make: object, steps: int) -> list[float]:

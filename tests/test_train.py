@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_writes_model_and_curves(tiny: Path) -> None:
     assert description.data == DESCRIPTION
     assert description.parameters == load(train.Parameters).model_dump()
     assert not network.training
-    assert not list(checkpoint.STATES.glob("*"))
+    assert not checkpoint.STATES.exists()
 
 
 def test_keeps_the_weights_of_the_best_epoch(tiny: Path) -> None:
@@ -171,15 +172,18 @@ def test_starts_afresh_after_a_change(
     assert "going on" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_it_with_their_code_and_the_next_run_goes_on(tiny: Path, sent: int, code: int) -> None:
+def test_signals_end_it_with_their_code(tiny: Path, sent: int, code: int, workers: str) -> None:
     choose(epochs=500, lr=0.001)
     command = [sys.executable, "-m", "stages.train"]
-    variables = environment() | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    variables = environment() | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "LOADER_WORKERS": workers}
+    with subprocess.Popen(
+        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
         assert running.stdout is not None
         assert running.stdout.readline().startswith("epoch   1/500")
-        os.kill(running.pid, sent)
+        os.killpg(running.pid, sent)  # as Ctrl-C does: the loader processes get it too
         _, stderr = running.communicate(timeout=60)
     assert running.returncode == code
     assert "Traceback" not in stderr
@@ -192,6 +196,47 @@ def test_a_loss_that_is_no_number_stops_it(tiny: Path) -> None:
     with pytest.raises(UserError, match=r"the training loss became (nan|inf) in epoch 1, step \d+.* lower lr"):
         train.main()
     assert not Path("models").exists()
+
+
+def test_weights_that_are_no_numbers_are_never_kept(tiny: Path) -> None:
+    """The loss before the last step of an epoch may be fine, and the weights behind it no longer."""
+    choose(optimizer="SGD", lr=3e38, weight_decay=1e10, batch_size=1000, epochs=1)
+    with pytest.raises(UserError, match=r"the val loss became (nan|inf) behind epoch 1, at lr 3e\+38"):
+        train.main()
+    assert not Path("models").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"x" * 999])
+def test_a_damaged_state_is_not_gone_on_from(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: Callable[[bytes], bytes]
+) -> None:
+    train.main()
+    whole = outputs()
+    interrupt_after(2, monkeypatch)
+    (state,) = checkpoint.STATES.iterdir()
+    state.write_bytes(damage(state.read_bytes()))
+    train.main()
+    assert "damaged; starting from the beginning" in capsys.readouterr().out
+    assert outputs() == whole
+    assert not checkpoint.STATES.exists()
+
+
+def test_a_network_too_large_for_the_machine_is_refused(tiny: Path) -> None:
+    choose(hidden=[10**6, 10**6], activation="relu")
+    with pytest.raises(UserError, match="params.yaml: hidden: this network does not fit into memory"):
+        train.main()
+
+
+def test_with_lbfgs_accuracy_is_of_the_weights_that_the_loss_is_of() -> None:
+    torch.manual_seed(0)
+    images, targets = torch.randn(32, 4), torch.arange(32) % 3
+    network = torch.nn.Linear(4, 3)
+    before = network(images).detach()
+    optimizer = torch.optim.LBFGS(network.parameters(), lr=1.0)
+    loss, logits = train.train_step(network, optimizer, images, targets, clip_norm=None)
+    assert torch.equal(logits, before)
+    assert loss == float(torch.nn.functional.cross_entropy(before, targets))
+    assert not torch.equal(network(images), before)
 
 
 def test_an_unknown_device_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

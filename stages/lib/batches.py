@@ -6,6 +6,7 @@ changes it.
 
 import hashlib
 import os
+import signal
 from collections.abc import Iterator
 
 import torch
@@ -23,8 +24,11 @@ class SplitDataset(Dataset[tuple[Tensor, Tensor]]):
         self.images, self.targets = split.images, split.targets
 
     def __getitem__(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        # Always a copy: where a file's mapping happens to start in memory would change the last bits of a product.
-        return self.images[rows].to(torch.float32, copy=True), self.targets[rows]
+        images = self.images[rows]
+        if isinstance(rows, slice):
+            # Still a view: where in memory the file happens to be mapped would change the last bits of a product.
+            images = images.clone()
+        return images.float(), self.targets[rows]
 
 
 class ShuffledBatches(Sampler[Tensor]):
@@ -76,8 +80,15 @@ def loader(split: Split, batches: ShuffledBatches | Slices) -> "DataLoader[tuple
         batch_size=None,
         num_workers=int(text),
         persistent_workers=int(text) > 0,
+        worker_init_fn=_leave_signals_to_the_parent if int(text) else None,
         generator=own,
     )
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """Ctrl-C reaches the whole process group; the parent then ends its workers in good order."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def derived_seed(seed: int, purpose: str, epoch: int) -> int:

@@ -74,7 +74,8 @@ def _expected(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
     if "items" in schema:
-        return f"a list, each item {_expected(schema['items'])}"
+        most = f" of at most {schema['maxItems']} items" if "maxItems" in schema else ""
+        return f"a list{most}, each {_expected(schema['items'])}"
     kind = {
         "integer": "a whole number",
         "number": "a number",
@@ -88,7 +89,7 @@ def _expected(schema: Mapping[str, Any]) -> str:
         "maximum": "at most",
         "exclusiveMaximum": "below",
     }
-    ranges = [f"{words} {schema[limit]:g}" for limit, words in limits.items() if limit in schema]
+    ranges = [f"{words} {_shown(schema[limit])}" for limit, words in limits.items() if limit in schema]
     return f"{kind} {' and '.join(ranges)}".rstrip()
 
 

@@ -8,7 +8,9 @@ DVC's own `persist: true` would not do: it hands the state of any earlier run to
 """
 
 import hashlib
+import io
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,22 +67,27 @@ def save(key: str, progress: Progress, network: nn.Module, optimizer: torch.opti
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
+    content = io.BytesIO()
+    torch.save(state, content)
     with replacing(STATES / f"{key}.pt") as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(hashlib.sha256(content.getbuffer()).digest() + content.getbuffer())
 
 
-def resume(key: str, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
-    """Bring network and optimizer to the saved state, if there is one, and say how far it had come."""
+def resume(key: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Bring network and optimizer to the saved state, if there is a whole one, and say how far it had come."""
     path = STATES / f"{key}.pt"
     if not path.exists():
         return Progress()
-    state = torch.load(path, map_location=device, weights_only=True)
+    content = path.read_bytes()
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        print(f"{path}: damaged; starting from the beginning")
+        return Progress()
+    state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     return Progress(state["rows"], state["best_weights"])
 
 
 def remove_all() -> None:
-    """Forget every state: the training is done, or has become another one."""
-    for path in STATES.glob("*.pt"):
-        path.unlink()
+    """Forget every state: the training is done."""
+    shutil.rmtree(STATES, ignore_errors=True)

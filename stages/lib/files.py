@@ -29,18 +29,24 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Give the path of an empty temporary folder; it takes the place of folder `path` when the block ends well."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, earlier = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old.tmp")
+    if earlier.exists() and not path.exists():
+        os.replace(earlier, path)  # a run was killed between the two renames below
+    for leftover in (temporary, earlier):
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
         for file in [*temporary.rglob("*"), temporary]:
             _flush(file)
         if path.exists():
-            shutil.rmtree(path)  # a folder cannot be renamed over one that is not empty
+            os.replace(path, earlier)  # a folder cannot be renamed over one that is not empty
         os.replace(temporary, path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if earlier.exists() and not path.exists():
+            os.replace(earlier, path)
+        for leftover in (temporary, earlier):
+            shutil.rmtree(leftover, ignore_errors=True)
     _flush(path.parent)
 
 

@@ -25,6 +25,7 @@ from stages.lib.stage import UserError, reason
 CHUNK = 1 << 16  # bytes
 PATIENCE = 20.0  # seconds: without a byte, or below SLOWEST on average, a mirror is given up
 SLOWEST = 2000.0  # bytes a second
+LARGEST = 1 << 30  # bytes: more than any file of the data sets in the table
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ def _open(address: str, have: int, patience: float) -> tuple[IO[bytes], bool, in
         raise MirrorError(f"HTTP {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise MirrorError(_why(error)) from error
-    length = answer.headers.get("Content-Length")
-    return answer, answer.status == http.HTTPStatus.PARTIAL_CONTENT, int(length) if length else None
+    length = answer.headers.get("Content-Length", "")
+    return answer, answer.status == http.HTTPStatus.PARTIAL_CONTENT, int(length) if length.isdecimal() else None
 
 
 def _copy(source: IO[bytes], target: IO[bytes], total: int | None, patience: float) -> None:
@@ -116,6 +117,8 @@ def _copy(source: IO[bytes], target: IO[bytes], total: int | None, patience: flo
                 raise MirrorError(f"{_why(error)} after {received:,} bytes") from error
             if not chunk:
                 break
+            if target.tell() + len(chunk) > LARGEST:
+                raise MirrorError(f"more than {LARGEST:,} bytes")
             target.write(chunk)
             received, in_window = received + len(chunk), in_window + len(chunk)
             bar.update(len(chunk))

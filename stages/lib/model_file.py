@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from stages.lib import networks
@@ -49,7 +49,8 @@ class ModelDescription(_Strict):
     format: Literal[1]
     architecture: Architecture
     data: DataDescription
-    parameters: dict[str, Any]  # every parameter of the training
+    parameters: dict[str, Any]  # every parameter of the training, for people to read
+    threads: int = Field(ge=1)  # CPU threads that it was trained and validated with
     weights_sha256: str
     versions: Versions
 
@@ -60,14 +61,16 @@ def save(
     architecture: Architecture,
     data: DataDescription,
     parameters: dict[str, Any],
+    threads: int,
 ) -> None:
-    """Write both files, weights first: a description is there only when the weights it tells of are."""
+    """Write both files. Between the two writes they do not fit each other, which `load` finds out by the sha256."""
     content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in weights.items()})
     description = ModelDescription(
         format=1,
         architecture=architecture,
         data=data,
         parameters=parameters,
+        threads=threads,
         weights_sha256=hashlib.sha256(content).hexdigest(),
         versions=Versions(project=VERSION, torch=torch.__version__.split("+")[0]),
     )

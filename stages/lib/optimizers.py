@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from stages.lib.stage import UserError
+from stages.lib.stage import UserError, reason
 
 # SparseAdam takes sparse gradients only, Muon matrices only: neither trains a network with biases by itself.
 OPTIMIZERS = sorted(
@@ -45,8 +45,15 @@ def build(
     """
     own = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
     own = {option: value for option, value in own.items() if option in options(name)}
+    make = getattr(torch.optim, name)
     try:
-        optimizer: torch.optim.Optimizer = getattr(torch.optim, name)(weights, **own, **arguments)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"params.yaml: {name} refuses {own | dict(arguments)}: {error}; change that option") from error
+        # Some values are refused by the first step only: try one, on a weight that is thrown away.
+        weight = torch.nn.Parameter(torch.zeros(1))
+        weight.grad = torch.zeros(1)
+        make([weight], **own, **arguments).step(lambda: 0.0)
+        optimizer: torch.optim.Optimizer = make(weights, **own, **arguments)
+    except Exception as error:  # whatever torch raises, the cause is in these values
+        raise UserError(
+            f"params.yaml: {name} refuses {own | dict(arguments)}: {reason(error)}; change that option"
+        ) from error
     return optimizer

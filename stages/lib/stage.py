@@ -25,22 +25,28 @@ class UserError(Exception):
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a stage's `main()` and end the process with the exit code that the module docstring lists."""
     stage = Path(sys.argv[0]).stem
-    signal.signal(signal.SIGTERM, _exit_143)
+    received: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+        received.append(number)
+        raise SystemExit(128 + number)  # an exception, so that `finally` and `with` still clean up
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         main()
-    except KeyboardInterrupt:
+    except SystemExit:
         print(f"{stage}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        raise
     except Exception as error:
+        if received:  # what a library makes of the signal, such as a loader process that it ended too
+            print(f"{stage}: interrupted", file=sys.stderr)
+            sys.exit(128 + received[0])
         if os.environ.get("PIPELINE_DEBUG"):
             raise
         print(f"{stage}: error: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
-
-
-def _exit_143(_signal: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(143)  # an exception, so that `finally` and `with` still clean up
 
 
 def reason(error: Exception) -> str:

@@ -1,0 +1,99 @@
+"""Files and folders that appear whole or not at all."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stages.lib.files import replacing, replacing_folder, write_text
+
+
+class Stop(BaseException):
+    """Stands for a signal."""
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new folder/figures.json"
+    write_text(path, "one\n")
+    write_text(path, "two\n")
+    assert content(tmp_path) == {"new folder/figures.json": "two\n"}
+
+
+def test_a_file_stays_as_it_was_when_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    write_text(path, "one")
+    with pytest.raises(Stop), replacing(path) as temporary:
+        temporary.write_text("tw")
+        raise Stop
+    assert content(tmp_path) == {"figures.json": "one"}
+
+
+def test_a_read_only_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("one")
+    (tmp_path / "cache").chmod(0o444)
+    os.link(tmp_path / "cache", tmp_path / "figures.json")
+    write_text(tmp_path / "figures.json", "two")
+    assert content(tmp_path) == {"cache": "one", "figures.json": "two"}
+
+
+def fill(folder: Path, text: str) -> None:
+    (folder / "inner").mkdir()
+    for name in ("a", "b", "inner/c"):
+        (folder / name).write_text(text)
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        with replacing_folder(tmp_path / "raw") as folder:
+            fill(folder, text)
+    assert content(tmp_path) == {"raw/a": "two", "raw/b": "two", "raw/inner/c": "two"}
+
+
+def test_a_folder_stays_as_it_was_when_writing_fails(tmp_path: Path) -> None:
+    with replacing_folder(tmp_path / "raw") as folder:
+        fill(folder, "one")
+    with pytest.raises(Stop), replacing_folder(tmp_path / "raw") as folder:
+        fill(folder, "two")
+        raise Stop
+    assert content(tmp_path) == {"raw/a": "one", "raw/b": "one", "raw/inner/c": "one"}
+
+
+@pytest.mark.parametrize("step", ["rename", "delete"])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_folder_is_whole_wherever_the_exchange_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, count: int, killed: bool
+) -> None:
+    """`killed`: no clean-up runs either, as with SIGKILL; the next run then finds what is left."""
+    with replacing_folder(tmp_path / "raw") as folder:
+        fill(folder, "one")
+    module, name = (os, "replace") if step == "rename" else (shutil, "rmtree")
+    real, calls = getattr(module, name), 0
+
+    def stopping(*arguments: object, **options: object) -> None:
+        nonlocal calls
+        calls += 1
+        if armed and (calls == count or (killed and calls > count)):
+            raise Stop
+        real(*arguments, **options)
+
+    armed = False
+    monkeypatch.setattr(module, name, stopping)
+    try:
+        with replacing_folder(tmp_path / "raw") as folder:
+            fill(folder, "two")
+            calls, armed = 0, True
+    except Stop:
+        pass
+    armed = False
+    if killed:
+        with pytest.raises(Stop), replacing_folder(tmp_path / "raw") as folder:  # the next run puts it in order
+            raise Stop
+    names = {"raw/a", "raw/b", "raw/inner/c"}
+    assert content(tmp_path / "raw").keys() == {name.removeprefix("raw/") for name in names}
+    assert len(set(content(tmp_path / "raw").values())) == 1, "half of the one and half of the other"
