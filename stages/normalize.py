@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from stages.lib import geometry, readers, statistics
+from stages.lib.datasets import DATASETS
 from stages.lib.description import DataDescription
 from stages.lib.files import replacing_folder
 from stages.lib.normalized import SPLITS, write_description, write_split
@@ -75,11 +76,14 @@ def read_dataset_name() -> str:
     """
     path = RAW / "dataset.json"
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["dataset"])
+        name = str(json.loads(path.read_text(encoding="utf-8"))["dataset"])
+        if name not in DATASETS:
+            raise ValueError(f"unknown data set {name}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: missing or damaged ({reason(error)}); run `dvc repro`, which downloads first"
         ) from error
+    return name
 
 
 if __name__ == "__main__":

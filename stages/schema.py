@@ -38,7 +38,7 @@ def schema() -> dict[str, Any]:
 
 def cnn_rule() -> dict[str, Any]:
     """The cnn halves an image twice."""
-    reason = "model: cnn halves the image twice and needs at least 4 pixels a side"
+    reason = "cnn, the model, halves the image twice and needs at least 4 pixels a side"
     return {
         "if": {"properties": {"model": {"const": "cnn"}}},
         "then": {"properties": {"image_size": {"minimum": 4, "description": reason}}},
@@ -58,7 +58,7 @@ def optimizer_rule(name: str) -> dict[str, Any]:
     }
     for option in ("weight_decay", "momentum"):
         if option not in taken:
-            reason = f"optimizer: {name} takes no {option}: set it to 0, or choose another optimizer"
+            reason = f"{name} takes no {option}: set it to 0, or choose another optimizer"
             allowed[option] = {"const": 0, "description": reason}
     return {"if": {"properties": {"optimizer": {"const": name}}}, "then": {"properties": allowed}}
 

@@ -145,7 +145,7 @@ def main() -> None:
         )
 
     if len(progress.rows) < parameters.epochs:
-        print(f"stopped: no lower val loss for {parameters.patience} epochs")
+        print(f"stopped: no lower val loss for {parameters.patience} epoch(s)")
 
     # --- Keep the weights that did best on val ---
     model_file.save(

@@ -189,6 +189,14 @@ def test_a_missing_input_is_one_line(fresh: Project) -> None:
     assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"dataset": "birds"}'])
+def test_raw_data_without_a_known_name_are_refused(folder: Path, content: str) -> None:
+    download.main()
+    (download.RAW / "dataset.json").write_text(content)
+    with pytest.raises(UserError, match="data/raw/dataset.json: missing or damaged"):
+        normalize.main()
+
+
 def test_packaged_names() -> None:
     packaged = DATASETS["mnist-5k"]
     assert isinstance(packaged, Packaged)

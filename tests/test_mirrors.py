@@ -31,8 +31,13 @@ def server(answer: Answer) -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    running.daemon_threads = True
+    class Quiet(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            pass  # the other side hung up on a bad mirror, as it should
+
+    running = Quiet(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -139,11 +144,12 @@ def test_a_mirror_that_does_not_end_is_left(tmp_path: Path, monkeypatch: pytest.
 
 def test_names_every_mirror_where_none_has_it(tmp_path: Path) -> None:
     with server(html) as (first, _), server(missing) as (second, _), pytest.raises(UserError) as refusal:
-        fetch(file_at(first, second, "http://127.0.0.1:9", str(tmp_path / "nowhere")), tmp_path / "to")
+        fetch(file_at(first, second, "http://127.0.0.1:9", str(tmp_path), "localhost:80"), tmp_path / "to")
     text = str(refusal.value)
     for part in (f"{first}/digits.gz: an HTML page", f"{second}/digits.gz: HTTP 404", "Connection refused"):
         assert part in text
-    assert "nowhere/digits.gz: No such file" in text
+    assert f"{tmp_path}/digits.gz: No such file" in text
+    assert "localhost:80/digits.gz: no such folder; an address begins with http://" in text
     assert "DATASET_MIRROR" in text
     assert not (tmp_path / "to/digits.gz").exists()
 

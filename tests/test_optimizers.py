@@ -52,6 +52,13 @@ def test_a_bad_value_of_an_option_is_refused(arguments: dict[str, object]) -> No
         optimizers.build("Adam", weights, lr=0.1, weight_decay=0.0, momentum=0.0, arguments=arguments)
 
 
+def test_a_value_that_only_a_step_refuses_is_refused_before() -> None:
+    weights = [torch.nn.Parameter(torch.zeros(2))]
+    arguments = {"line_search_fn": "wolf"}
+    with pytest.raises(UserError, match=r"params.yaml: LBFGS refuses .*strong_wolfe"):
+        optimizers.build("LBFGS", weights, lr=0.1, weight_decay=0.0, momentum=0.0, arguments=arguments)
+
+
 def test_gradients_are_clipped() -> None:
     network = torch.nn.Linear(4, 3)
     optimizer = optimizers.build("SGD", network.parameters(), lr=1.0, weight_decay=0, momentum=0, arguments={})

@@ -12,7 +12,8 @@ from tests.conftest import ROOT, Project
 # What a user may write -> what the one line has to say. Keys of late stages stop the first stage as well.
 REFUSED = {
     "lr: -1": ["lr", "-1", "above 0"],
-    "lr: fast": ["lr", "fast", "a number above 0"],
+    "lr: fast": ["lr", 'found "fast"', "a number above 0"],
+    'lr: "0.01"': ["lr", 'found "0.01"', "a number above 0"],
     "lr: .nan": ["lr", "nan", "finite"],
     "lr: 1e999": ["lr", "finite"],
     "lr: 2020-13-45": ["lr", "2020-13-45", "a number"],
@@ -22,7 +23,7 @@ REFUSED = {
     "lr: true": ["lr", "a number"],
     "lr: [0.1]": ["lr", "a number"],
     "dropout: 1.5": ["dropout", "1.5", "below 1"],
-    "batch_size: 0": ["batch_size", "0", "at least 1"],
+    "batch_size: 0": ["batch_size", "0", "a whole number of at least 1"],
     "batch_size: 3.5": ["batch_size", "a whole number"],
     "epochs: null": ["epochs", "null", "a whole number"],
     "patience: 0": ["patience", "at least 1", "or null"],
@@ -33,6 +34,7 @@ REFUSED = {
     "dataset: mnst": ["dataset", "mnst", "did you mean `mnist`"],
     "dataset: birds": ["dataset", "birds", "mnist-5k, mnist"],
     "activation: ReLU": ["activation", "did you mean `relu`"],
+    "activation: [tanh, 3]": ["activation", "a list, each a name such as"],
     "activation: [tanh, sigmid]": ["activation", "sigmid", "did you mean `sigmoid`"],
     "activation: [tanh]": ["activation has 1", "hidden has 2"],
     "hidden: [96, 0]": ["hidden", "at least 1"],
@@ -146,6 +148,13 @@ def test_every_key_says_what_it_is_in_both_places() -> None:
     keys = [line.split(":")[0] for line in lines if line and not line.startswith("#")]
     assert sorted(keys) == sorted(schema.schema()["properties"])
     assert all("#" in line for line in lines if line), "a key without a unit or a meaning"
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
+def test_a_damaged_schema_is_refused(folder: object, content: str) -> None:
+    SCHEMA.write_text(content)
+    with pytest.raises(UserError, match=r"params\.schema\.json: damaged .*`git checkout params\.schema\.json`"):
+        load(train.Parameters)
 
 
 def test_a_late_typo_stops_the_first_stage_in_one_line(fresh: Project) -> None:

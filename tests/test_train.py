@@ -84,7 +84,7 @@ def test_stops_when_val_gets_no_better(tiny: Path, capsys: pytest.CaptureFixture
     rows = curves()
     best = min(rows, key=lambda row: row["val_loss"])
     assert len(rows) == best["epoch"] + 3 < 200
-    assert "stopped: no lower val loss for 3 epochs" in capsys.readouterr().out
+    assert "stopped: no lower val loss for 3 epoch(s)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_with_lbfgs_accuracy_is_of_the_weights_that_the_loss_is_of() -> None:
 
 
 def test_an_unknown_device_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for device in ("cuda:99", "toaster"):
+    for device in ("cuda:99", "toaster", "meta"):
         monkeypatch.setenv("DEVICE", device)
         with pytest.raises(UserError, match=f"DEVICE: cannot compute on `{device}`"):
             train.main()

@@ -5,6 +5,7 @@ may hold `same_length`: pairs of keys whose lists, where both are lists, have th
 """
 
 import difflib
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,8 @@ def check(values: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     properties = schema["properties"]
     for key in values:
         if key not in properties:
-            raise UserError(f"params.yaml: unknown key `{key}`{_nearest(str(key), properties)}")
+            hint = _nearest(str(key), properties) or "; if it is a new parameter of a stage, run `make schema`"
+            raise UserError(f"params.yaml: unknown key `{key}`{hint}")
     for key in properties:
         if key not in values:
             raise UserError(f"params.yaml: the key `{key}` is missing: {properties[key]['description']}")
@@ -72,7 +74,7 @@ def _expected(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
         return ", or ".join(_expected(option) for option in schema["anyOf"])
     if "enum" in schema:
-        return f"one of {', '.join(map(str, schema['enum']))}"
+        return f"a name such as {schema['enum'][0]}"
     if "items" in schema:
         most = f" of at most {schema['maxItems']} items" if "maxItems" in schema else ""
         return f"a list{most}, each {_expected(schema['items'])}"
@@ -85,7 +87,7 @@ def _expected(schema: Mapping[str, Any]) -> str:
     }.get(schema.get("type", ""), "a value")
     limits = {
         "exclusiveMinimum": "above",
-        "minimum": "at least",
+        "minimum": "of at least",
         "maximum": "at most",
         "exclusiveMaximum": "below",
     }
@@ -117,5 +119,5 @@ def _finite(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = "null" if value is None else str(value)
+    text = "null" if value is None else json.dumps(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

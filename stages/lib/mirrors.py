@@ -98,7 +98,11 @@ def _open(address: str, have: int, patience: float) -> tuple[IO[bytes], bool, in
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return io.BytesIO(), True, 0  # nothing is missing, or the part is of another file: the md5 will tell
-        raise MirrorError(f"HTTP {error.code} {error.reason}") from error
+        raise MirrorError(" ".join(f"HTTP {error.code} {error.reason}".split())) from error
+    except FileNotFoundError as error:
+        folder = Path(address.removeprefix("file://")).parent.is_dir()
+        no_folder = "no such folder; an address begins with http:// or https://"
+        raise MirrorError(_why(error) if folder else no_folder) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise MirrorError(_why(error)) from error
     length = answer.headers.get("Content-Length", "")

@@ -40,8 +40,10 @@ def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.nda
         path = folder / f"{split}_{name}.npy"
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except OSError as error:
             raise _damaged(path, reason(error)) from error
+        except (ValueError, EOFError) as error:
+            raise _damaged(path, "not a whole NumPy file") from error
         if array.dtype != dtype or array.ndim != dimensions or (arrays and len(array) != len(arrays[0])):
             raise _damaged(path, f"found {array.dtype} of shape {array.shape}")
         arrays.append(array)

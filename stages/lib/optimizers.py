@@ -49,8 +49,8 @@ def build(
     try:
         # Some values are refused by the first step only: try one, on a weight that is thrown away.
         weight = torch.nn.Parameter(torch.zeros(1))
-        weight.grad = torch.zeros(1)
-        make([weight], **own, **arguments).step(lambda: 0.0)
+        weight.grad = torch.ones(1)
+        make([weight], **own, **arguments).step(lambda: 1.0)
         optimizer: torch.optim.Optimizer = make(weights, **own, **arguments)
     except Exception as error:  # whatever torch raises, the cause is in these values
         raise UserError(

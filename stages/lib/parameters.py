@@ -41,7 +41,8 @@ def load(model: type[P]) -> P:
     values = read(PARAMETERS)
     try:
         schema = json.loads(_text(SCHEMA))
-    except json.JSONDecodeError as error:
+        schema["properties"]
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{SCHEMA}: damaged ({reason(error)}); `git checkout {SCHEMA}` restores it") from error
     check(values, schema)
     return model.model_validate({key: values[key] for key in model.model_fields})

@@ -64,6 +64,8 @@ def reason(error: Exception) -> str:
 def _one_line(error: Exception) -> str:
     if isinstance(error, UserError):
         return " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({reason(error)}); choose smaller images or a smaller network"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{reason(error)}; put that right and run it again"
