@@ -4,6 +4,7 @@ import re
 
 import yaml
 
+from stages.lib.datasets import DATASETS
 from tests.conftest import OURS, ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -39,9 +40,11 @@ def test_every_environment_variable() -> None:
     assert used == listed == set(OURS)
 
 
-def test_every_data_set() -> None:
-    from stages.lib.datasets import DATASETS
+def test_no_placeholder_is_left() -> None:
+    assert not re.findall(r"FRESH_|TODO|FIXME|XXX", README)
 
+
+def test_every_data_set() -> None:
     assert [row[0].strip("`") for row in table("## Datasets")] == list(DATASETS)
 
 
