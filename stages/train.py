@@ -11,6 +11,7 @@ An interrupted training goes on from its last finished epoch, and ends with the 
 import json
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def main() -> None:
     train, val = tensors.read(TRAIN), tensors.read(VAL)
     architecture = model_file.Architecture(**parameters.model_dump(include=set(model_file.Architecture.model_fields)))
 
-    # --- Model and optimizer ---
+    # --- Model, optimizer, batches and learning rates ---
     torch.manual_seed(derived_seed(parameters.seed, "weights", 0))
     try:
         network = model_file.build(architecture, train.description).to(device)
@@ -99,6 +100,13 @@ def main() -> None:
     )
     order = ShuffledBatches(len(train), parameters.batch_size, seed=parameters.seed)
     batches = loader(train, order)
+    rate_of = partial(
+        learning_rate,
+        schedule=parameters.schedule,
+        lr=parameters.lr,
+        warmup=parameters.warmup,
+        steps=parameters.epochs * len(order),
+    )
 
     # --- Go on from where an interrupted run of this very training stopped, or from the beginning ---
     key = checkpoint.key(parameters.model_dump(), [TRAIN, VAL], device)
@@ -110,16 +118,7 @@ def main() -> None:
     while len(progress.rows) < parameters.epochs and not progress.out_of_patience(parameters.patience):
         done = len(progress.rows)
         order.epoch = done
-        rates = [
-            learning_rate(
-                step,
-                schedule=parameters.schedule,
-                lr=parameters.lr,
-                warmup=parameters.warmup,
-                steps=parameters.epochs * len(order),
-            )
-            for step in range(done * len(order), (done + 1) * len(order))
-        ]
+        rates = [rate_of(step) for step in range(done * len(order), (done + 1) * len(order))]
         torch.manual_seed(derived_seed(parameters.seed, "dropout", done))
         row: dict[str, float] = {"epoch": done + 1}
         row |= train_epoch(

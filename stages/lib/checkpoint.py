@@ -45,7 +45,9 @@ class Progress:
 
     def out_of_patience(self, patience: int | None) -> bool:
         """Whether the last `patience` epochs brought no lower val loss."""
-        return bool(patience and self.rows) and len(self.rows) - self.best["epoch"] >= (patience or 0)
+        if patience is None or not self.rows:
+            return False
+        return len(self.rows) - int(self.best["epoch"]) >= patience
 
 
 def key(parameters: Mapping[str, Any], inputs: Sequence[Path], device: torch.device) -> str:
