@@ -91,15 +91,27 @@ def test_the_mnist_family(folder: Path, monkeypatch: pytest.MonkeyPatch, dataset
     assert not download.UNFINISHED.exists()
 
 
-def test_qmnist_has_more_than_the_class_in_its_labels(folder: Path) -> None:
-    download.RAW.mkdir(parents=True)
-    images = np.zeros((20, 28, 28), np.uint8)
+def test_qmnist_has_more_than_the_class_in_its_labels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
     labels = np.stack([np.arange(20) % 10, *[np.full(20, 99)] * 7], axis=1).astype(np.int32)
+    mirror = folder / "mirror"
+    mirror.mkdir()
+    resources: dict[str, list[tuple[str, str]]] = {}
+    for part, known in torchvision.datasets.QMNIST.resources.items():
+        resources[part] = []
+        for (address, _), content in zip(known, (idx(images), idx(labels, code=12)), strict=True):
+            name = address.rsplit("/", 1)[-1]
+            (mirror / name).write_bytes(content)
+            resources[part].append((f"http://127.0.0.1:9/{name}", hashlib.md5(content).hexdigest()))
+    monkeypatch.setattr(torchvision.datasets.QMNIST, "resources", resources)
+    monkeypatch.setenv("DATASET_MIRROR", str(mirror))
+    choose("qmnist")
+    download.main()
+    parts, classes = readers.read("qmnist", download.RAW)
     for part in ("train", "test"):
-        (download.RAW / f"qmnist-{part}-images-idx3-ubyte.gz").write_bytes(idx(images))
-        (download.RAW / f"qmnist-{part}-labels-idx2-int.gz").write_bytes(idx(labels, code=12))
-    parts, _ = readers.read("qmnist", download.RAW)
-    np.testing.assert_array_equal(parts["train"].targets, np.arange(20) % 10)
+        np.testing.assert_array_equal(parts[part].images[:, 0], images)
+        np.testing.assert_array_equal(parts[part].targets, np.arange(20) % 10)
+    assert classes == tuple("0123456789")
 
 
 def test_torchvision_knows_the_files_of_every_data_set_of_its_family() -> None:
