@@ -70,7 +70,7 @@ def _conflict(error: fastjsonschema.JsonSchemaValueException, values: Mapping[st
 
 
 def _expected(schema: Mapping[str, Any]) -> str:
-    """A schema in words: "a number above 0", "a list of whole numbers of at least 1, or null"."""
+    """A schema in words: "a number above 0", "a list, each a whole number of at least 1"."""
     if "anyOf" in schema:
         return ", or ".join(_expected(option) for option in schema["anyOf"])
     if "enum" in schema:

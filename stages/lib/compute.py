@@ -10,8 +10,8 @@ from stages.lib.stage import UserError
 def prepare(threads: int) -> torch.device:
     """Fix the number of threads, ask for deterministic algorithms, and give the device to compute on.
 
-    `DEVICE` in the environment names it ("cpu", "cuda", "cuda:1", "mps"); unset, it is the CPU, where small networks
-    are fastest and results are the same on more machines.
+    `DEVICE` in the environment names it ("cpu", "cuda", "cuda:1"); unset, it is the CPU, which every machine has:
+    another kind of device gives other last bits.
 
     Raises:
         UserError: DEVICE names none, or one that is not there.
