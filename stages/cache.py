@@ -6,6 +6,10 @@ In:  uint8 images, targets and statistics.
 Out: data/tensors/{train,val,test}.safetensors: standardized, contiguous, ready to be mapped into memory.
 """
 
+from stages.lib.stage import run
+
+# isort: split
+
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,6 @@ from pydantic import Field
 from stages.lib import normalized, tensors
 from stages.lib.files import replacing_folder
 from stages.lib.parameters import StageParameters, load
-from stages.lib.stage import run
 
 NORMALIZED = Path("data/normalized")
 TENSORS = Path("data/tensors")
@@ -31,10 +34,10 @@ class Parameters(StageParameters):
 
 def main() -> None:
     parameters = load(Parameters)
-    description = normalized.read_description(NORMALIZED)
+    description, sha256 = normalized.read_statistics(NORMALIZED)
     with replacing_folder(TENSORS) as folder:
         for split in normalized.SPLITS:
-            images, targets, index = normalized.read_split(NORMALIZED, split)
+            images, targets, index = normalized.read_split(NORMALIZED, split, sha256)
             standardized = standardize(images, description.mean, description.std).astype(
                 parameters.storage_dtype, copy=False
             )

@@ -9,6 +9,10 @@ mirrors, DVC's cache before all. An interrupted download goes on where it stoppe
 .state/download/.
 """
 
+from stages.lib.stage import STATE, UserError, run
+
+# isort: split
+
 import hashlib
 import importlib.util
 import json
@@ -22,11 +26,10 @@ from stages.lib.datasets import DATASETS, Packaged, Torchvision
 from stages.lib.files import replacing_folder, write_text
 from stages.lib.mirrors import RemoteFile, fetch
 from stages.lib.parameters import StageParameters, load
-from stages.lib.stage import UserError, run
 
 RAW = Path("data/raw")
 DVC_CACHE = Path(".dvc/cache/files/md5")  # what DVC keeps of earlier runs, each file under its md5
-UNFINISHED = Path(".state/download")
+UNFINISHED = STATE / "download"
 
 
 class Parameters(StageParameters):
@@ -82,7 +85,7 @@ def remote_files(dataset: Torchvision, mirror: str | None) -> list[RemoteFile]:
     if isinstance(resources, dict):
         resources = [*resources["train"], *resources["test"]]
     files = []
-    for place, md5 in resources:
+    for (place, md5), size in zip(resources, dataset.sizes, strict=True):
         name = place.rsplit("/", 1)[-1]
         addresses = [place] if "://" in place else [f"{address.rstrip('/')}/{name}" for address in source.mirrors]
         if mirror:
@@ -91,7 +94,7 @@ def remote_files(dataset: Torchvision, mirror: str | None) -> list[RemoteFile]:
         cached = DVC_CACHE / md5[:2] / md5[2:]
         if cached.exists():
             addresses.insert(0, str(cached))
-        files.append(RemoteFile(name, md5, tuple(addresses)))
+        files.append(RemoteFile(name, md5, size, tuple(addresses)))
     return files
 
 

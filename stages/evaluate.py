@@ -7,6 +7,10 @@ Out: reports/metrics.json, reports/predictions.csv (a row per test image), repor
      reports/mistakes.png (the most confident mistakes).
 """
 
+from stages.lib.stage import UserError, run
+
+# isort: split
+
 import json
 from pathlib import Path
 
@@ -21,7 +25,6 @@ from stages.lib.files import replacing, write_text
 from stages.lib.inference import logits_of
 from stages.lib.parameters import StageParameters, load
 from stages.lib.pictures import mistakes_sheet
-from stages.lib.stage import UserError, run
 
 MODELS = Path("models")
 TEST = Path("data/tensors/test.safetensors")

@@ -8,6 +8,10 @@ Out: data/normalized/, per split images uint8 (N, C, H, W) of one geometry, targ
 An official test part stays the test split; otherwise each class is divided by `test_fraction` and `val_fraction`.
 """
 
+from stages.lib.stage import UserError, reason, run
+
+# isort: split
+
 import json
 from pathlib import Path
 
@@ -18,10 +22,9 @@ from stages.lib import geometry, readers, statistics
 from stages.lib.datasets import DATASETS
 from stages.lib.description import DataDescription
 from stages.lib.files import replacing_folder
-from stages.lib.normalized import SPLITS, write_description, write_split
+from stages.lib.normalized import SPLITS, write_split, write_statistics
 from stages.lib.parameters import StageParameters, load
 from stages.lib.split import stratified
-from stages.lib.stage import UserError, reason, run
 
 RAW = Path("data/raw")
 NORMALIZED = Path("data/normalized")
@@ -47,6 +50,7 @@ def main() -> None:
     divided = parts.get("train") or parts["all"]
     rows = stratified(divided.targets, fractions, seed=parameters.split_seed)
 
+    sha256: dict[str, str] = {}
     with replacing_folder(NORMALIZED) as folder:
         for split in SPLITS:
             if split in rows:
@@ -56,16 +60,15 @@ def main() -> None:
                 images, targets = parts[split].images, parts[split].targets
                 index = np.arange(len(targets))
             images = geometry.fit(images, parameters.image_size)
-            write_split(folder, split, images, targets, index)
+            sha256 |= write_split(folder, split, images, targets, index)
             if split == "train":
                 mean, std = statistics.mean_and_std(statistics.count_values(images))
             print(f"{split:>5}: {len(images):,} images of {' x '.join(map(str, images.shape[1:]))}")
         if not all(std):
             raise UserError(f"{RAW}: the training pixels of a channel are all the same; there is nothing to learn from")
         shape = images.shape[1:]
-        write_description(
-            folder, DataDescription(dataset=dataset, classes=list(classes), shape=shape, mean=mean, std=std)
-        )
+        description = DataDescription(dataset=dataset, classes=list(classes), shape=shape, mean=mean, std=std)
+        write_statistics(folder, description, sha256)
 
 
 def read_dataset_name() -> str:

@@ -5,12 +5,18 @@
 In:  the training and validation tensors; the test split is never opened.
 Out: models/model.safetensors and models/model.json, the weights of the epoch that did best on val and all it takes to
      use them; reports/train.csv, a row per epoch; reports/train.json, how the training ended.
-An interrupted training goes on from its last finished epoch, and ends with the bits of an uninterrupted one.
+An interrupted training goes on from its last saved step, and ends with the bits of an uninterrupted one. It is saved
+behind every epoch, once a minute, and when SIGINT or SIGTERM ends it.
 """
+
+from stages.lib.stage import UserError, reason, run, signals_held
+
+# isort: split
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,13 +34,13 @@ from stages.lib.files import replacing, write_text
 from stages.lib.inference import logits_of
 from stages.lib.parameters import StageParameters, load
 from stages.lib.schedules import SCHEDULES, learning_rate
-from stages.lib.stage import UserError, reason, run
 
 TRAIN = Path("data/tensors/train.safetensors")
 VAL = Path("data/tensors/val.safetensors")
 MODELS = Path("models")
 CURVES = Path("reports/train.csv")
 SUMMARY = Path("reports/train.json")
+SAVE_EVERY = 60.0  # seconds between two states within an epoch
 
 
 class Parameters(StageParameters):
@@ -85,7 +91,7 @@ def main() -> None:
     architecture = model_file.Architecture(**parameters.model_dump(include=set(model_file.Architecture.model_fields)))
 
     # --- Model, optimizer, batches and learning rates ---
-    torch.manual_seed(derived_seed(parameters.seed, "weights", 0))
+    compute.seed(torch.device("cpu"), derived_seed(parameters.seed, "weights", 0))
     try:
         network = model_file.build(architecture, train.description).to(device)
     except RuntimeError as error:  # torch says no more of a failed allocation
@@ -109,39 +115,50 @@ def main() -> None:
     )
 
     # --- Go on from where an interrupted run of this very training stopped, or from the beginning ---
-    key = checkpoint.key(parameters.model_dump(), [TRAIN, VAL], device)
+    key = checkpoint.key(parameters.model_dump(), [train.sha256, val.sha256], device)
     progress = checkpoint.resume(key, network, optimizer)
-    if progress.rows:
-        print(f"going on behind epoch {len(progress.rows)} of an interrupted run")
+    save = partial(checkpoint.save, key, progress, network, optimizer)
+    if progress.rows or progress.step:
+        print(f"going on behind epoch {len(progress.rows)}, step {progress.step}, of an interrupted run", flush=True)
 
     # --- The training loop ---
-    while len(progress.rows) < parameters.epochs and not progress.out_of_patience(parameters.patience):
-        done = len(progress.rows)
-        order.epoch = done
-        rates = [rate_of(step) for step in range(done * len(order), (done + 1) * len(order))]
-        torch.manual_seed(derived_seed(parameters.seed, "dropout", done))
-        row: dict[str, float] = {"epoch": done + 1}
-        row |= train_epoch(
-            network,
-            optimizer,
-            batches,
-            rates,
-            epoch=done + 1,
-            rows=len(train),
-            clip_norm=parameters.clip_norm,
-            device=device,
-        )
-        row |= validate(network, val, device)
-        row |= {"lr": rates[-1]}
-        refuse_if_not_finite(row["val_loss"], f"val loss became {row['val_loss']} behind epoch {done + 1}", rates[-1])
-        progress.add(row, network)
-        checkpoint.save(key, progress, network, optimizer)
-        print(
-            f"epoch {row['epoch']:>3}/{parameters.epochs}: "
-            f"train loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.4f}; "
-            f"val loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}; lr {row['lr']:.3g}",
-            flush=True,
-        )
+    try:
+        while len(progress.rows) < parameters.epochs and not progress.out_of_patience(parameters.patience):
+            done = len(progress.rows)
+            order.epoch, order.start = done, progress.step
+            steps = range(done * len(order) + progress.step, (done + 1) * len(order))
+            train_epoch(
+                network,
+                optimizer,
+                batches,
+                [rate_of(step) for step in steps],
+                [derived_seed(parameters.seed, "dropout", step) for step in steps],
+                progress,
+                save,
+                clip_norm=parameters.clip_norm,
+                device=device,
+            )
+            rate = rate_of(steps.stop - 1)
+            row: dict[str, float] = {
+                "epoch": done + 1,
+                "train_loss": progress.loss_sum / len(train),
+                "train_accuracy": progress.correct / len(train),
+                **validate(network, val, device),
+                "lr": rate,
+            }
+            refuse_if_not_finite(row["val_loss"], f"val loss became {row['val_loss']} behind epoch {done + 1}", rate)
+            with signals_held():
+                progress.finish_epoch(row, network)
+            save()
+            print(
+                f"epoch {row['epoch']:>3}/{parameters.epochs}: "
+                f"train loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.4f}; "
+                f"val loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}; lr {row['lr']:.3g}",
+                flush=True,
+            )
+    except SystemExit:  # SIGINT or SIGTERM; never in the middle of a step
+        save()
+        raise
 
     if len(progress.rows) < parameters.epochs:
         print(f"stopped: no lower val loss for {parameters.patience} epoch(s)")
@@ -159,7 +176,7 @@ def main() -> None:
         **{name: value for name, value in progress.best.items() if name not in ("epoch", "lr")},
     }
     write_text(SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    checkpoint.remove_all()
+    checkpoint.finish(key, progress)
 
 
 def train_epoch(
@@ -167,31 +184,40 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     batches: Iterable[tuple[Tensor, Tensor]],
     rates: Sequence[float],
+    seeds: Sequence[int],
+    progress: checkpoint.Progress,
+    save: Callable[[], None],
     *,
-    epoch: int,
-    rows: int,
     clip_norm: float | None,
     device: torch.device,
-) -> dict[str, float]:
-    """One pass over the training rows: mean loss and accuracy of the network as it learns, with dropout on.
+) -> None:
+    """The rest of an epoch's steps, each with its learning rate and the seed of its dropout; sums go to `progress`.
+
+    Loss and accuracy are those of the network as it learns, with dropout on.
 
     Raises:
         UserError: the loss is no longer a finite number.
     """
     network.train()
-    loss_sum, correct = 0.0, 0
-    with tqdm(total=rows, desc=f"epoch {epoch}", unit=" images", leave=False, disable=None) as bar:
-        for step, ((images, targets), rate) in enumerate(zip(batches, rates, strict=True), start=1):
+    epoch = len(progress.rows) + 1
+    saved = time.monotonic()
+    with tqdm(total=len(rates), desc=f"epoch {epoch}", unit=" steps", leave=False, disable=None) as bar:
+        for (images, targets), rate, seed in zip(batches, rates, seeds, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate
+            compute.seed(device, seed)
             images, targets = images.to(device), targets.to(device)  # (B, C, H, W) float32, (B,) int64
-            loss, logits = train_step(network, optimizer, images, targets, clip_norm)
-            refuse_if_not_finite(loss, f"training loss became {loss} in epoch {epoch}, step {step}", rate)
-            loss_sum += loss * len(targets)
-            correct += int((logits.argmax(1) == targets).sum())
-            bar.update(len(targets))
+            with signals_held():
+                loss, logits = train_step(network, optimizer, images, targets, clip_norm)
+                progress.step += 1
+                progress.loss_sum += loss * len(targets)
+                progress.correct += int((logits.argmax(1) == targets).sum())
+            refuse_if_not_finite(loss, f"training loss became {loss} in epoch {epoch}, step {progress.step}", rate)
+            if time.monotonic() - saved > SAVE_EVERY:
+                save()
+                saved = time.monotonic()
+            bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-    return {"train_loss": loss_sum / rows, "train_accuracy": correct / rows}
 
 
 def train_step(

@@ -13,12 +13,12 @@ def numbered(rows: int) -> Split:
     """Images whose one pixel is their row number."""
     numbers = torch.arange(rows)
     description = DataDescription(dataset="made up", classes=["a"] * rows, shape=(1, 1, 1), mean=[0], std=[1])
-    return Split(numbers.float().reshape(-1, 1, 1, 1), numbers, numbers, description)
+    return Split(numbers.float().reshape(-1, 1, 1, 1), numbers, numbers, description, sha256="")
 
 
-def order(split: Split, *, seed: int = 0, epoch: int = 0, batch_size: int = 32) -> list[list[int]]:
+def order(split: Split, *, seed: int = 0, epoch: int = 0, batch_size: int = 32, start: int = 0) -> list[list[int]]:
     batches = ShuffledBatches(len(split), batch_size, seed=seed)
-    batches.epoch = epoch
+    batches.epoch, batches.start = epoch, start
     seen = []
     for images, targets in loader(split, batches):
         assert torch.equal(images.flatten(), targets.float())
@@ -38,6 +38,12 @@ def test_the_order_follows_from_seed_and_epoch() -> None:
     others = [order(split, epoch=1), order(split, seed=1), order(split, seed=2**32 - 1)]
     assert all(other != order(split) for other in others)
     assert others[0] != others[1]
+
+
+def test_an_epoch_can_begin_behind_its_first_batches() -> None:
+    split = numbered(100)
+    for start in range(5):
+        assert order(split, epoch=3, start=start) == order(split, epoch=3)[start:]
 
 
 def test_workers_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from stages import evaluate
 from stages.lib import model_file, tensors
 from stages.lib.pictures import mistakes_sheet
+from stages.lib.sealed import seal, unseal
 from tests.conftest import Project
 
 
@@ -49,7 +50,9 @@ def test_predictions_are_those_of_the_plain_network_on_the_source_rows(reproduce
 
 def test_a_model_of_other_data_is_refused(project: Project) -> None:
     path = project.root / "models/model.json"
-    path.write_text(path.read_text().replace('"dataset": "mnist-5k"', '"dataset": "mnist"'))
+    fields = unseal(path.read_text())
+    fields["data"]["dataset"] = "mnist"
+    path.write_text(seal(fields))
     before = (project.root / "reports/metrics.json").read_bytes()
     refused = project.stage("evaluate", fails=True)
     assert refused.stderr.startswith("evaluate: error: data/tensors/test.safetensors: not of the data that models")

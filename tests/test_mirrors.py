@@ -102,8 +102,8 @@ def trickle(handler: BaseHTTPRequestHandler) -> None:
         time.sleep(0.05)
 
 
-def file_at(*addresses: str) -> RemoteFile:
-    return RemoteFile("digits.gz", hashlib.md5(CONTENT).hexdigest(), tuple(f"{at}/digits.gz" for at in addresses))
+def file_at(*addresses: str, size: int | None = None) -> RemoteFile:
+    return RemoteFile("digits.gz", hashlib.md5(CONTENT).hexdigest(), size, tuple(f"{at}/digits.gz" for at in addresses))
 
 
 @pytest.mark.parametrize("answer", [good, good_with_ranges])
@@ -140,6 +140,14 @@ def test_a_mirror_that_does_not_end_is_left(tmp_path: Path, monkeypatch: pytest.
     with server(good) as (address, _), pytest.raises(UserError, match="more than 400,000 bytes"):
         fetch(file_at(address), tmp_path)
     assert (tmp_path / "digits.gz.part").stat().st_size <= 400_000
+
+
+def test_no_byte_behind_the_expected_size_is_kept(tmp_path: Path) -> None:
+    with server(good) as (address, _):
+        with pytest.raises(UserError, match="more than 511,999 bytes"):
+            fetch(file_at(address, size=len(CONTENT) - 1), tmp_path)
+        assert (tmp_path / "digits.gz.part").stat().st_size < len(CONTENT)
+        assert fetch(file_at(address, size=len(CONTENT)), tmp_path).read_bytes() == CONTENT
 
 
 def test_names_every_mirror_where_none_has_it(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The model on disk."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 
 from stages.lib import model_file
 from stages.lib.description import DataDescription
+from stages.lib.sealed import seal, unseal
 from stages.lib.stage import UserError
 
 DATA = DataDescription(dataset="made up", classes=["a", "b"], shape=(1, 4, 4), mean=[0.5], std=[0.25])
@@ -49,14 +49,22 @@ def test_a_description_of_another_network_is_refused(tmp_path: Path) -> None:
     save(tmp_path)
     path = tmp_path / model_file.DESCRIPTION
     for changed in ({"hidden": [9]}, {"model": "cnn"}, {"activation": "prelu"}, {"model": "resnet"}):
-        content = json.loads(path.read_text())
+        content = unseal(path.read_text())
         content["architecture"] |= changed
-        path.write_text(json.dumps(content))
+        path.write_text(seal(content))
         with pytest.raises(UserError, match="model.json: does not fit .*model.safetensors"):
             model_file.load(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format": 2}', '{"format": 1, "weights_sha256": 7}'])
+def test_a_changed_number_in_the_description_is_refused(tmp_path: Path) -> None:
+    save(tmp_path)
+    path = tmp_path / model_file.DESCRIPTION
+    path.write_text(path.read_text().replace('"dropout": 0.5', '"dropout": 0.4'))
+    with pytest.raises(UserError, match="model.json: damaged .changed since it was written"):
+        model_file.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", "[" * 10**5, seal({"format": 2}), seal({"weights_sha256": 7})])
 def test_a_damaged_description_is_refused(tmp_path: Path, content: str) -> None:
     save(tmp_path)
     (tmp_path / model_file.DESCRIPTION).write_text(content)

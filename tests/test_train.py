@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,14 +30,18 @@ OUTPUTS = ["models/model.json", "models/model.safetensors", "reports/train.csv",
 @pytest.fixture
 def tiny(folder: Path) -> Path:
     """A folder with tensors of three overlapping clouds of points, and parameters for a small, quick training."""
-    random = np.random.default_rng(0)
-    centres = random.normal(size=(3, 1, 4, 4))
-    for split, rows in {"train": 200, "val": 60}.items():
-        targets = np.arange(rows) % 3
-        images = (centres[targets] + random.normal(size=(rows, 1, 4, 4)) * 1.5).astype(np.float32)
-        tensors.write(folder / f"data/tensors/{split}.safetensors", images, targets, np.arange(rows), DESCRIPTION)
+    make_data(seed=0)
     choose(**TINY)
     return folder
+
+
+def make_data(*, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(3, 1, 4, 4))
+    for path, rows in {train.TRAIN: 200, train.VAL: 60}.items():
+        targets = np.arange(rows) % 3
+        images = (centres[targets] + random.normal(size=(rows, 1, 4, 4)) * 1.5).astype(np.float32)
+        tensors.write(path, images, targets, np.arange(rows), DESCRIPTION)
 
 
 def choose(**parameters: object) -> None:
@@ -153,6 +158,88 @@ def test_goes_on_with_the_same_bits(
     assert outputs() == whole
 
 
+@pytest.mark.parametrize("optimizer", ["Adam", "SGD", "LBFGS"])
+@pytest.mark.parametrize("steps", [1, 7, 24, 25, 26, 99, 100])
+def test_goes_on_in_the_middle_of_an_epoch(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], steps: int, optimizer: str
+) -> None:
+    """A signal ends it behind some steps, of 25 an epoch; behind an epoch's last one it comes while it validates."""
+    choose(optimizer=optimizer, lr=0.1, schedule="one_cycle")
+    train.main()
+    whole = outputs()
+    done, stop_behind = 0, steps
+
+    def step(*arguments: Any) -> tuple[float, torch.Tensor]:
+        nonlocal done
+        if done == stop_behind:
+            raise SystemExit(130)
+        done += 1
+        return train_step(*arguments)
+
+    def check(*arguments: Any) -> dict[str, float]:
+        if done == stop_behind:
+            raise SystemExit(130)
+        return validate(*arguments)
+
+    train_step, validate = train.train_step, train.validate
+    monkeypatch.setattr(train, "train_step", step)
+    monkeypatch.setattr(train, "validate", check)
+    with pytest.raises(SystemExit):
+        train.main()
+    capsys.readouterr()
+    stop_behind = -1
+    train.main()
+    epoch, within = divmod(steps - 1, 25)
+    assert f"going on behind epoch {epoch}, step {within + 1}, of" in capsys.readouterr().out
+    assert done == 100, "no step was done twice"
+    assert outputs() == whole
+
+
+def test_saves_within_an_epoch(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a SIGKILL leaves: nothing is saved on the way out, but time has saved before."""
+    train.main()
+    whole = outputs()
+    monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
+    save, saved = checkpoint.save, 0
+
+    def save_and_stop(*arguments: Any) -> None:
+        nonlocal saved
+        if (saved := saved + 1) > 40:
+            raise Interrupted
+        save(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(Interrupted):
+            train.main()
+    capsys.readouterr()
+    train.main()
+    assert "going on behind epoch 1, step 14," in capsys.readouterr().out  # 25 steps, the epoch's end, 14 steps
+    assert outputs() == whole
+
+
+def test_what_is_finished_is_not_trained_again_until_dvc_has_recorded_it(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DVC_STAGE", "train")
+    train.main()
+    whole = outputs()
+    for name in OUTPUTS:
+        Path(name).unlink()
+    capsys.readouterr()
+    train.main()
+    assert capsys.readouterr().out == "going on behind epoch 4, step 0, of an interrupted run\n"
+    assert outputs() == whole
+    (state,) = checkpoint.STATES.iterdir()
+    checkpoint.DVC_LOCK.touch()
+    os.utime(checkpoint.DVC_LOCK, ns=(0, state.stat().st_mtime_ns + 1))
+    train.main()
+    printed = capsys.readouterr().out
+    assert "going on" not in printed
+    assert "epoch   1/4" in printed
+    assert outputs() == whole
+
+
 @pytest.mark.parametrize("changed", ["a parameter", "the data", "the code"])
 def test_starts_afresh_after_a_change(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changed: str
@@ -161,9 +248,7 @@ def test_starts_afresh_after_a_change(
     if changed == "a parameter":
         choose(lr=0.02)
     elif changed == "the data":
-        path = Path("data/tensors/val.safetensors")
-        content = path.read_bytes()
-        path.write_bytes(content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:])
+        make_data(seed=1)
     else:
         edited = tiny / "batches.py"
         edited.write_text(Path(batches.__file__).read_text() + "\n# another line\n")

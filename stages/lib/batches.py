@@ -32,15 +32,20 @@ class SplitDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 class ShuffledBatches(Sampler[Tensor]):
-    """The rows of each batch of an epoch: every row once, uniformly shuffled; the last batch may be smaller."""
+    """The rows of each batch of an epoch: every row once, uniformly shuffled; the last batch may be smaller.
+
+    `epoch`, from 0, says of which epoch, and `start` behind how many of its batches to begin.
+    """
 
     def __init__(self, rows: int, batch_size: int, *, seed: int) -> None:
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.epoch = 0
+        self.epoch, self.start = 0, 0
 
     def __iter__(self) -> Iterator[Tensor]:
-        order = torch.randperm(self.rows, generator=generator(self.seed, "shuffle", self.epoch))
-        yield from order.split(self.batch_size)
+        own = torch.Generator().manual_seed(derived_seed(self.seed, "shuffle", self.epoch))
+        order = torch.randperm(self.rows, generator=own)
+        for first in range(self.start * self.batch_size, self.rows, self.batch_size):
+            yield order[first : first + self.batch_size]
 
     def __len__(self) -> int:
         return -(-self.rows // self.batch_size)
@@ -91,12 +96,7 @@ def _leave_signals_to_the_parent(_worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def derived_seed(seed: int, purpose: str, epoch: int) -> int:
-    """A seed of 32 bits (torch's CPU generator takes no more) for one purpose in one epoch."""
-    digest = hashlib.sha256(f"{seed} {purpose} {epoch}".encode()).digest()
+def derived_seed(seed: int, purpose: str, number: int) -> int:
+    """A seed of 32 bits (torch's CPU generator takes no more) for one purpose in one epoch or step."""
+    digest = hashlib.sha256(f"{seed} {purpose} {number}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
-
-
-def generator(seed: int, purpose: str, epoch: int) -> torch.Generator:
-    """A CPU generator of its own for one purpose in one epoch."""
-    return torch.Generator().manual_seed(derived_seed(seed, purpose, epoch))

@@ -1,8 +1,11 @@
-"""The state of a training between two epochs, kept outside DVC's sight in .state/train/.
+"""The state of a training between two steps, kept outside DVC's sight in .state/train/.
 
 The file's name is a hash of everything the result depends on: parameters, input data, code, torch and device. So a
 training goes on only from a state of the very same training, and starts afresh after any change. Random numbers need no
-place in it: those of an epoch follow from (seed, epoch).
+place in it: those of an epoch and of a step follow from the seed and their number.
+
+A finished training leaves its figures and best weights there, because DVC may still be killed before it has recorded
+them; dvc.lock is written when it has.
 
 DVC's own `persist: true` would not do: it hands the state of any earlier run to the next one, changed or not.
 """
@@ -10,6 +13,7 @@ DVC's own `persist: true` would not do: it hands the state of any earlier run to
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,27 +25,34 @@ import torch
 from torch import Tensor, nn
 
 from stages.lib.files import replacing
+from stages.lib.stage import STATE
 
-STATES = Path(".state/train")
+STATES = STATE / "train"
+DVC_LOCK = Path("dvc.lock")
 
 
 @dataclass
 class Progress:
-    """What a training has come to: a row of figures per finished epoch, and the weights of the best one."""
+    """What a training has come to."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of figures, one per finished epoch
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    # Of the epoch under way:
+    step: int = 0  # steps done
+    loss_sum: float = 0.0
+    correct: int = 0
 
     @property
     def best(self) -> dict[str, Any]:
         """The row with the lowest val loss; of equal ones the first."""
         return min(self.rows, key=lambda row: float(row["val_loss"]))
 
-    def add(self, row: dict[str, Any], network: nn.Module) -> None:
+    def finish_epoch(self, row: dict[str, Any], network: nn.Module) -> None:
         """Note a finished epoch, and its weights if they are the best so far."""
         self.rows.append(row)
         if self.best is row:
             self.best_weights = {name: weight.detach().clone() for name, weight in network.state_dict().items()}
+        self.step, self.loss_sum, self.correct = 0, 0.0, 0
 
     def out_of_patience(self, patience: int | None) -> bool:
         """Whether the last `patience` epochs brought no lower val loss."""
@@ -50,29 +61,19 @@ class Progress:
         return len(self.rows) - int(self.best["epoch"]) >= patience
 
 
-def key(parameters: Mapping[str, Any], inputs: Sequence[Path], device: torch.device) -> str:
-    """Hash of all that a training's result depends on: parameters, the bytes of its inputs and of its code, torch."""
-    digest = hashlib.sha256(json.dumps([parameters, torch.__version__, str(device)], sort_keys=True).encode())
+def key(parameters: Mapping[str, Any], inputs: Sequence[str], device: torch.device) -> str:
+    """Hash of all that a training's result depends on: parameters, the hashes of its inputs, its code, torch."""
+    fixed = [parameters, list(inputs), torch.__version__, str(device)]
+    digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode())
     modules = [module for name, module in sys.modules.items() if name == "__main__" or name.startswith("stages.")]
-    code = sorted({file for module in modules if (file := getattr(module, "__file__", None))})
-    for path in [*map(Path, code), *inputs]:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    for path in sorted({file for module in modules if (file := getattr(module, "__file__", None))}):
+        digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
     return digest.hexdigest()[:32]
 
 
 def save(key: str, progress: Progress, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put the state behind the last finished epoch on the disk, in the place of the one before."""
-    state = {
-        "rows": progress.rows,
-        "best_weights": progress.best_weights,
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    content = io.BytesIO()
-    torch.save(state, content)
-    with replacing(STATES / f"{key}.pt") as temporary:
-        temporary.write_bytes(hashlib.sha256(content.getbuffer()).digest() + content.getbuffer())
+    """Put the state behind the last step on the disk, in the place of the one before."""
+    _write(key, vars(progress) | {"network": network.state_dict(), "optimizer": optimizer.state_dict()})
 
 
 def resume(key: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
@@ -85,11 +86,27 @@ def resume(key: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Pr
         print(f"{path}: damaged; starting from the beginning")
         return Progress()
     state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    return Progress(state["rows"], state["best_weights"])
+    if "network" in state:
+        network.load_state_dict(state.pop("network"))
+        optimizer.load_state_dict(state.pop("optimizer"))
+    elif DVC_LOCK.exists() and DVC_LOCK.stat().st_mtime_ns > path.stat().st_mtime_ns:
+        return Progress()  # finished and recorded: whoever runs it again wants it done again
+    return Progress(**state)
 
 
-def remove_all() -> None:
-    """Forget every state: the training is done."""
-    shutil.rmtree(STATES, ignore_errors=True)
+def finish(key: str, progress: Progress) -> None:
+    """Forget every state, but for what it takes to give DVC the same outputs again."""
+    if "DVC_STAGE" not in os.environ:  # not run by DVC: nobody has yet to record it
+        shutil.rmtree(STATES, ignore_errors=True)
+        return
+    _write(key, vars(progress))
+    for other in STATES.iterdir():
+        if other.name != f"{key}.pt":
+            other.unlink()
+
+
+def _write(key: str, state: Mapping[str, Any]) -> None:
+    content = io.BytesIO()
+    torch.save(state, content)
+    with replacing(STATES / f"{key}.pt") as temporary:
+        temporary.write_bytes(hashlib.sha256(content.getbuffer()).digest() + content.getbuffer())

@@ -31,6 +31,7 @@ class Torchvision:
     """A class of `torchvision.datasets` of the MNIST family, with an official train and test part."""
 
     class_name: str
+    sizes: tuple[int | None, ...]  # bytes of its files, in the order of the class; None: not on record
     classes: tuple[str, ...] | None = None  # None: the names that the class itself gives
 
 
@@ -42,8 +43,8 @@ DATASETS: dict[str, Packaged | Torchvision] = {
         shape=(1, 28, 28),
         classes=DIGITS,
     ),
-    "mnist": Torchvision("MNIST", DIGITS),
-    "fashion-mnist": Torchvision("FashionMNIST"),
-    "kmnist": Torchvision("KMNIST"),
-    "qmnist": Torchvision("QMNIST", DIGITS),
+    "mnist": Torchvision("MNIST", (9_912_422, 28_881, 1_648_877, 4_542), DIGITS),
+    "fashion-mnist": Torchvision("FashionMNIST", (26_421_880, 29_515, 4_422_102, 5_148)),
+    "kmnist": Torchvision("KMNIST", (18_165_135, 29_497, 3_041_136, 5_120)),
+    "qmnist": Torchvision("QMNIST", (None, 463_024, None, 526_800), DIGITS),
 }

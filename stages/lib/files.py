@@ -21,6 +21,9 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     _flush(path.parent)
@@ -42,6 +45,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             os.replace(path, earlier)  # a folder cannot be renamed over one that is not empty
         os.replace(temporary, path)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         if earlier.exists() and not path.exists():
             os.replace(earlier, path)
@@ -54,6 +60,12 @@ def write_text(path: Path, text: str) -> None:
     """Replace `path` with `text`, in UTF-8 with plain newlines on every platform."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _name(error: OSError, path: Path) -> None:
+    """A full disk is reported without saying for which file."""
+    if error.filename is None:
+        error.filename = str(path)
 
 
 def _flush(path: Path) -> None:

@@ -25,15 +25,16 @@ from stages.lib.stage import UserError, reason
 CHUNK = 1 << 16  # bytes
 PATIENCE = 20.0  # seconds: without a byte, or below SLOWEST on average, a mirror is given up
 SLOWEST = 2000.0  # bytes a second
-LARGEST = 1 << 30  # bytes: more than any file of the data sets in the table
+LARGEST = 1 << 26  # bytes of a file whose size is not on record
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to fetch: its name, its md5 (hex) and its addresses, in the order in which to try them."""
+    """A file to fetch: its name, its md5 (hex), its size and its addresses, in the order in which to try them."""
 
     name: str
     md5: str
+    size: int | None  # bytes; None: not on record
     addresses: tuple[str, ...]  # http(s) addresses, or paths and file:// addresses of local files
 
 
@@ -55,9 +56,9 @@ def fetch(file: RemoteFile, folder: Path, *, patience: float = PATIENCE) -> Path
     for address in file.addresses:
         try:
             # A part from an earlier run may be of other bytes: where it does not lead to the right md5, start afresh.
-            if not (part.exists() and _attempt(address, part, patience) == file.md5):
+            if not (part.exists() and _attempt(address, part, file.size, patience) == file.md5):
                 part.unlink(missing_ok=True)
-                found = _attempt(address, part, patience)
+                found = _attempt(address, part, file.size, patience)
                 if found != file.md5:
                     answer = f"{_kind(part)} with md5 {found}, expected {file.md5}"
                     part.unlink()
@@ -74,7 +75,7 @@ def fetch(file: RemoteFile, folder: Path, *, patience: float = PATIENCE) -> Path
     )
 
 
-def _attempt(address: str, part: Path, patience: float) -> str:
+def _attempt(address: str, part: Path, size: int | None, patience: float) -> str:
     """Bring `part` to its end from one address, going on from what it holds; the md5 of the whole.
 
     Raises:
@@ -83,7 +84,7 @@ def _attempt(address: str, part: Path, patience: float) -> str:
     have = part.stat().st_size if part.exists() else 0
     source, goes_on, total = _open(address, have, patience)
     with source, part.open("ab" if goes_on else "wb") as target:
-        _copy(source, target, total, patience)
+        _copy(source, target, total, size, patience)
     return _md5(part)
 
 
@@ -109,7 +110,7 @@ def _open(address: str, have: int, patience: float) -> tuple[IO[bytes], bool, in
     return answer, answer.status == http.HTTPStatus.PARTIAL_CONTENT, int(length) if length.isdecimal() else None
 
 
-def _copy(source: IO[bytes], target: IO[bytes], total: int | None, patience: float) -> None:
+def _copy(source: IO[bytes], target: IO[bytes], total: int | None, size: int | None, patience: float) -> None:
     """Copy to the end; an error of the source is the mirror's, one of the target is our own disk's."""
     name = Path(target.name).name.removesuffix(".part")
     received, in_window, window = 0, 0, time.monotonic()
@@ -121,8 +122,8 @@ def _copy(source: IO[bytes], target: IO[bytes], total: int | None, patience: flo
                 raise MirrorError(f"{_why(error)} after {received:,} bytes") from error
             if not chunk:
                 break
-            if target.tell() + len(chunk) > LARGEST:
-                raise MirrorError(f"more than {LARGEST:,} bytes")
+            if target.tell() + len(chunk) > (size or LARGEST):
+                raise MirrorError(f"more than {size or LARGEST:,} bytes")
             target.write(chunk)
             received, in_window = received + len(chunk), in_window + len(chunk)
             bar.update(len(chunk))

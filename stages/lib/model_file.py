@@ -1,21 +1,22 @@
 """The model on disk: models/model.safetensors, the weights, and models/model.json, all that is needed to use them.
 
+model.json is sealed and holds the sha256 of the weights: a changed bit in either file is an error, not another model.
 `load()` rebuilds the network without `params.yaml` and without the code that trained it.
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from stages.lib import networks
 from stages.lib.description import DataDescription
 from stages.lib.files import replacing, write_text
+from stages.lib.sealed import seal, unseal
 from stages.lib.stage import UserError, reason
 
 VERSION = "0.1.0"  # of this project, as in pyproject.toml
@@ -76,7 +77,7 @@ def save(
     )
     with replacing(folder / WEIGHTS) as temporary:
         temporary.write_bytes(content)
-    write_text(folder / DESCRIPTION, json.dumps(description.model_dump(mode="json"), indent=2) + "\n")
+    write_text(folder / DESCRIPTION, seal(description.model_dump(mode="json")))
 
 
 def load(folder: Path) -> tuple[nn.Module, ModelDescription]:
@@ -87,11 +88,11 @@ def load(folder: Path) -> tuple[nn.Module, ModelDescription]:
     """
     remedy = "`dvc repro --force train` makes both files again"
     try:
-        description = ModelDescription.model_validate_json((folder / DESCRIPTION).read_bytes())
+        description = ModelDescription.model_validate(unseal((folder / DESCRIPTION).read_bytes()))
         content = (folder / WEIGHTS).read_bytes()
     except OSError as error:
         raise UserError(f"{error.filename}: {reason(error)}; run `dvc repro`, which trains first") from error
-    except ValidationError as error:
+    except ValueError as error:
         raise UserError(f"{folder / DESCRIPTION}: damaged ({reason(error)}); {remedy}") from error
     if hashlib.sha256(content).hexdigest() != description.weights_sha256:
         raise UserError(f"{folder / WEIGHTS}: not the weights that {folder / DESCRIPTION} describes; {remedy}")

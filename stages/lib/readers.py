@@ -4,17 +4,19 @@ Every reader gives the parts that the source itself comes in: "train" and "test"
 where it is not.
 """
 
-import gzip
-import tempfile
-import zlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from stages.lib.archives import unpack
 from stages.lib.datasets import DATASETS, Packaged, Torchvision
-from stages.lib.stage import UserError, reason
+from stages.lib.stage import NO_ROOM, STATE, UserError, reason
+
+UNPACKED = STATE / "normalize"
+MOST_BYTES = 1 << 28  # of one unpacked file; the largest of the table has 47 million
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,13 @@ class Part:
 def read(name: str, folder: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
     """The parts of a built-in data set, and its class names in the order of the class numbers.
 
+    They are unpacked, with the checksums of their format, before anything reads them.
+
     Raises:
         UserError: a file is missing or damaged, or its content is not what the data set promises.
     """
     dataset = DATASETS[name]
+    shutil.rmtree(UNPACKED, ignore_errors=True)
     try:
         if isinstance(dataset, Packaged):
             parts, classes = {"all": _read_packaged(dataset, folder)}, dataset.classes
@@ -39,17 +44,23 @@ def read(name: str, folder: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
             parts, classes = _read_torchvision(dataset, folder)
         for part in parts.values():
             _check(part, classes)
-    # What gzip, pandas and torchvision raise on bytes that are not what they should be; all of them mean the same.
-    except (ValueError, TypeError, AssertionError, KeyError, RuntimeError, EOFError, zlib.error, OSError) as error:
+    # What pandas and torchvision raise on bytes that are not what they should be; all of them mean the same.
+    except (ValueError, TypeError, AssertionError, KeyError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
         raise UserError(
             f"{folder}: the files of {name} are missing or damaged ({type(error).__name__}: {reason(error)}); "
             "`dvc repro --force download` fetches them again"
         ) from error
+    finally:
+        shutil.rmtree(UNPACKED, ignore_errors=True)
     return parts, classes
 
 
 def _read_packaged(dataset: Packaged, folder: Path) -> Part:
-    table = pd.read_csv(folder / dataset.file_name, header=None, dtype=np.uint8).to_numpy()
+    UNPACKED.mkdir(parents=True)
+    unpack(folder / dataset.file_name, UNPACKED, most_bytes=MOST_BYTES)
+    table = pd.read_csv(UNPACKED / Path(dataset.file_name).stem, header=None, dtype=np.uint8).to_numpy()
     return Part(table[:, :-1].reshape(-1, *dataset.shape), table[:, -1].astype(np.int64))
 
 
@@ -57,20 +68,17 @@ def _read_torchvision(dataset: Torchvision, folder: Path) -> tuple[dict[str, Par
     import torchvision  # takes seconds, and the default data set does without it
 
     reader = getattr(torchvision.datasets, dataset.class_name)
+    unpacked = UNPACKED / dataset.class_name / "raw"  # where torchvision looks, below a folder that it is given
+    unpacked.mkdir(parents=True)
+    for archive in sorted(folder.glob("*.gz")):
+        unpack(archive, unpacked, most_bytes=MOST_BYTES)
     parts = {}
-    with tempfile.TemporaryDirectory() as root:  # torchvision reads unpacked files, under a folder of its own
-        unpacked = Path(root, dataset.class_name, "raw")
-        unpacked.mkdir(parents=True)
-        for archive in sorted(folder.glob("*.gz")):
-            with gzip.open(archive) as source, open(unpacked / archive.stem, "wb") as target:
-                while chunk := source.read(1 << 20):
-                    target.write(chunk)
-        for part in ("train", "test"):
-            data = reader(root, train=part == "train", download=False)
-            targets = data.targets.numpy()
-            if targets.ndim == 2:
-                targets = targets[:, 0]  # QMNIST: the class, then who wrote it and where it came from
-            parts[part] = Part(data.data.numpy()[:, np.newaxis], targets.astype(np.int64))
+    for part in ("train", "test"):
+        data = reader(UNPACKED, train=part == "train", download=False)
+        targets = data.targets.numpy()
+        if targets.ndim == 2:
+            targets = targets[:, 0]  # QMNIST: the class, then who wrote it and where it came from
+        parts[part] = Part(data.data.numpy()[:, np.newaxis], targets.astype(np.int64))
     return parts, dataset.classes or tuple(reader.classes)
 
 

@@ -4,18 +4,28 @@
     something to put right    one line on stderr, exit 1 (`UserError`, or the operating system's own complaint)
     interrupted               exit 130 (SIGINT) or 143 (SIGTERM): never 0, which DVC would record as done
 
+A stage imports this module before all others, so that an interruption while torch loads ends it in the same way.
 `PIPELINE_DEBUG=1` in the environment shows the traceback behind the one line.
 """
 
+import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from pydantic import ValidationError
+if sys.platform != "win32":
+    import fcntl
+
+STATE = Path(".state")  # what a run leaves for the next one, outside of git's and DVC's sight
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # disk full, quota used up, file larger than the limit
+
+_received: list[int] = []
+_held = False
 
 
 class UserError(Exception):
@@ -24,34 +34,35 @@ class UserError(Exception):
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a stage's `main()` and end the process with the exit code that the module docstring lists."""
-    stage = Path(sys.argv[0]).stem
-    received: list[int] = []
-
-    def stop(number: int, _frame: FrameType | None) -> NoReturn:
-        received.append(number)
-        raise SystemExit(128 + number)  # an exception, so that `finally` and `with` still clean up
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     try:
-        main()
-    except SystemExit:
-        print(f"{stage}: interrupted", file=sys.stderr)
-        raise
+        with _alone(_stage()):
+            main()
     except Exception as error:
-        if received:  # what a library makes of the signal, such as a loader process that it ended too
-            print(f"{stage}: interrupted", file=sys.stderr)
-            sys.exit(128 + received[0])
+        if _received:  # what a library makes of the signal, such as a loader process that it ended too
+            sys.exit(128 + _received[0])
         if os.environ.get("PIPELINE_DEBUG"):
             raise
-        print(f"{stage}: error: {_one_line(error)}", file=sys.stderr)
+        print(f"{_stage()}: error: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
 
 
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """What stands in the block is done wholly: a signal ends the process behind it, only a second one at once."""
+    global _held
+    _held = True
+    try:
+        yield
+    finally:
+        _held = False
+    if _received:
+        raise SystemExit(128 + _received[0])
+
+
 def reason(error: Exception) -> str:
     """Why, in a few words on one line, for a `UserError` that says what to do about it."""
-    if isinstance(error, ValidationError):
+    if hasattr(error, "errors"):  # pydantic's, which not every stage has to import
         first = error.errors(include_url=False)[0]
         text = f"{'.'.join(map(str, first['loc']))} {first['msg']}"
     elif isinstance(error, OSError) and error.strerror:
@@ -68,5 +79,55 @@ def _one_line(error: Exception) -> str:
         return f"not enough memory ({reason(error)}); choose smaller images or a smaller network"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{reason(error)}; put that right and run it again"
+        remedy = "make room" if error.errno in NO_ROOM else "put that right"
+        return f"{where}{reason(error)}; {remedy} and run it again"
     return f"unexpected {type(error).__name__}: {reason(error)} (PIPELINE_DEBUG=1 shows where; please report it)"
+
+
+@contextmanager
+def _alone(stage: str) -> Iterator[None]:
+    """Keep a second run of the stage out of this folder: DVC does for its own, but may be killed before its stage is.
+
+    The system itself ends the lock with the process, and a loader process does not inherit it.
+
+    Raises:
+        UserError: another process is at it.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    STATE.mkdir(exist_ok=True)
+    with (STATE / f"{stage}.lock").open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise UserError(
+                f"{file.name}: process {file.read() or '?'} runs this stage in this folder; wait for it, or end it"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _stage() -> str:
+    return Path(sys.argv[0]).stem
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    _received.append(number)
+    os.write(2, f"{_stage()}: interrupted\n".encode())  # not print(), which the signal may have come in the middle of
+    if not _held or len(_received) > 1:
+        raise SystemExit(128 + number)  # an exception, so that `finally` and `with` still clean up
+
+
+def _take_signals() -> None:
+    """Take SIGINT and SIGTERM, if this process was started as a stage, and not by a program that imports one."""
+    started = getattr(sys.modules["__main__"], "__spec__", None)
+    if started is not None and started.name.startswith("stages."):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stop)
+
+
+_take_signals()
