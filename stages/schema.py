@@ -6,13 +6,13 @@ Editors complete and explain the keys of params.yaml with it, and every stage ch
 keeps it current. Rules between keys are added here; each carries, as `description`, the reason a user is given.
 """
 
-import json
 from typing import Any
 
 from stages import cache, download, evaluate, normalize, train
 from stages.lib import optimizers
 from stages.lib.files import write_text
 from stages.lib.parameters import SCHEMA
+from stages.lib.sealed import seal
 
 STAGES = {"download": download, "normalize": normalize, "cache": cache, "train": train, "evaluate": evaluate}
 
@@ -64,4 +64,4 @@ def optimizer_rule(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    write_text(SCHEMA, json.dumps(schema(), indent=2) + "\n")
+    write_text(SCHEMA, seal(schema()))

@@ -1,13 +1,18 @@
 """Copies of the project for the tests to work in: real files, a real git, the real dvc."""
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ["download", "normalize", "cache", "train", "evaluate"]
@@ -23,6 +28,35 @@ def environment() -> dict[str, str]:
 
 
 @dataclass
+class Running:
+    """A command at work, in a process group of its own; what it prints goes to a file."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    def wait_for(self, text: str) -> None:
+        """Until the text stands in the output."""
+        end = time.monotonic() + 120
+        while text not in self.output.read_text():
+            assert self.process.poll() is None, f"ended without {text!r}:\n{self.output.read_text()}"
+            assert time.monotonic() < end, f"no {text!r} after two minutes:\n{self.output.read_text()}"
+            time.sleep(0.005)
+
+    def send(self, number: int) -> bool:
+        """Send a signal to the whole group, wait until all of it has ended, and say whether it was still at work."""
+        at_work = self.process.poll() is None
+        try:
+            os.killpg(self.process.pid, number)
+            self.process.wait(timeout=120)
+            while True:
+                os.killpg(self.process.pid, 0)
+                time.sleep(0.005)
+        except ProcessLookupError:
+            self.process.wait(timeout=120)
+        return at_work
+
+
+@dataclass
 class Project:
     """A copy of the project in a folder of its own."""
 
@@ -35,6 +69,20 @@ class Project:
         )
         assert (done.returncode != 0) == fails, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
+
+    def start(self, *command: str, **variables: str) -> Running:
+        """Start a command in the copy."""
+        output = self.root.parent / f"{self.root.name}.output"
+        with output.open("w") as file:
+            process = subprocess.Popen(
+                command,
+                cwd=self.root,
+                env=environment() | {"PYTHONUNBUFFERED": "1"} | variables,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        return Running(process, output)
 
     def stage(self, name: str, *, fails: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run one stage without DVC."""
@@ -66,15 +114,82 @@ class Project:
         self.run("git", "add", "--all")
         self.run("git", "commit", "--quiet", "--allow-empty", "--message", message)
 
+    def forget(self, stage: str) -> None:
+        """Let the next `dvc repro` run this stage, and not take its outputs from the cache."""
+        shutil.rmtree(self.root / ".dvc/cache")
+        for out in outs(stage):
+            path = self.root / out
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     def copy(self, root: Path) -> "Project":
         """Another copy, with data and cache."""
         shutil.copytree(self.root, root, symlinks=True)
         return Project(root)
 
 
+Count = Callable[[str, int], None]  # adds to a figure of the summary that a run with --torture ends with
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--torture", action="store_true", help="the long proofs: many more interruptions and damaged files"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`@pytest.mark.torture(quick=1, long=8)`: run 1 time, or 8 times with --torture, each with another `part`."""
+    if mark := metafunc.definition.get_closest_marker("torture"):
+        times = mark.kwargs["long" if metafunc.config.getoption("torture") else "quick"]
+        metafunc.parametrize("part", range(times))
+
+
+@pytest.fixture
+def torture(request: pytest.FixtureRequest) -> bool:
+    """Whether this is the long run."""
+    return bool(request.config.getoption("torture"))
+
+
+@pytest.fixture
+def count(record_property: Callable[[str, object], None]) -> Count:
+    """Adds to a figure of the summary."""
+    return record_property
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("torture"):
+        figures: Counter[str] = Counter()
+        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+            if report.when == "call":
+                for name, number in report.user_properties:
+                    figures[name] += number
+        figures["faults"] = len(terminalreporter.getreports("failed")) + len(terminalreporter.getreports("error"))
+        for name, number in figures.items():
+            terminalreporter.write_line(f"{number:>7,} {name}")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: those that run the pipeline go last."""
+    """Fast tests first: those that run the pipeline go last. Those of `make torture` alone are left out elsewhere."""
+    items[:] = [item for item in items if "NOTSET" not in item.name]  # so pytest calls what is to run 0 times
     items.sort(key=lambda item: bool({"fresh", "project", "reproduced"} & set(getattr(item, "fixturenames", ()))))
+
+
+def outs(stage: str) -> list[str]:
+    """The paths that a stage writes: outs, metrics and plots of dvc.yaml."""
+    listed = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
+    every = [out for kind in ("outs", "metrics", "plots") for out in listed.get(kind, [])]
+    return [out if isinstance(out, str) else next(iter(out)) for out in every]
+
+
+def artifacts(project: Project) -> dict[str, str]:
+    """Path -> md5 of every file below data/, models/ and reports/, half-written ones too, and of dvc.lock."""
+    files = [project.root / "dvc.lock"]
+    for folder in ("data", "models", "reports"):
+        files += (project.root / folder).rglob("*")
+    return {
+        str(file.relative_to(project.root)): hashlib.md5(file.read_bytes()).hexdigest()
+        for file in files
+        if file.is_file() and file.name != ".gitignore"
+    }
 
 
 def checkout(root: Path) -> Project:
@@ -103,11 +218,29 @@ def fresh(tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A fresh clone after its first `dvc repro`. Shared: copy it before changing it."""
+def first_repro(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, float]]:
+    """A fresh clone after its first `dvc repro`, and the seconds that each stage took, DVC's own work included."""
     project = checkout(tmp_path_factory.mktemp("session") / "reproduced")
-    assert project.repro("--force") == STAGES
-    return project
+    running = project.start("dvc", "repro", "--force")
+    starts = []
+    for stage in STAGES:
+        running.wait_for(f"Running stage '{stage}'")
+        starts.append(time.monotonic())
+    assert running.process.wait(timeout=120) == 0, running.output.read_text()
+    ends = [*starts[1:], time.monotonic()]
+    return project, {stage: end - start for stage, start, end in zip(STAGES, starts, ends, strict=True)}
+
+
+@pytest.fixture(scope="session")
+def reproduced(first_repro: tuple[Project, dict[str, float]]) -> Project:
+    """A fresh clone after its first `dvc repro`. Shared: copy it before changing it."""
+    return first_repro[0]
+
+
+@pytest.fixture(scope="session")
+def seconds(first_repro: tuple[Project, dict[str, float]]) -> dict[str, float]:
+    """How long each stage takes."""
+    return first_repro[1]
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
-"""dvc.yaml names exactly what a stage reads: its modules, followed by import, and its parameters."""
+"""dvc.yaml names exactly what a stage reads, modules, parameters and data: so DVC reruns what it must, and no more."""
 
 import ast
 import importlib
+import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -9,33 +11,87 @@ import pytest
 import yaml
 
 from stages.lib import model_file
-from tests.conftest import ROOT, STAGES
+from tests.conftest import ROOT, STAGES, Project, artifacts, outs
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+MODULES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "stages").rglob("*.py"))
+# Another value for every parameter.
+OTHERWISE = {
+    "dataset": "mnist",
+    "image_size": 14,
+    "val_fraction": 0.2,
+    "test_fraction": 0.3,
+    "split_seed": 9,
+    "storage_dtype": "float16",
+    "model": "cnn",
+    "hidden": [7],
+    "activation": "relu",
+    "dropout": 0.4,
+    "optimizer": "SGD",
+    "lr": 0.5,
+    "weight_decay": 0.1,
+    "momentum": 0.5,
+    "optimizer_args": "{nesterov: true}",
+    "schedule": "cosine",
+    "warmup": 0.5,
+    "batch_size": 7,
+    "epochs": 3,
+    "patience": 1,
+    "clip_norm": 2.0,
+    "seed": 4,
+    "threads": 2,
+    "calibration_bins": 3,
+    "mistakes_shown": 1,
+}
 
 
-def modules_reached(script: Path) -> set[str]:
-    """The files of this project that a script imports, directly or not, wherever the import stands."""
-    reached, waiting = set(), [script]
+def modules_reached(script: Path, root: Path = ROOT) -> set[str]:
+    """The files below `root` that a script imports, directly or not, wherever the import stands."""
+    reached: set[str] = set()
+    waiting = [script]
     while waiting:
         path = waiting.pop()
-        if str(path.relative_to(ROOT)) in reached:
+        if str(path.relative_to(root)) in reached:
             continue
-        reached.add(str(path.relative_to(ROOT)))
+        reached.add(str(path.relative_to(root)))
+        package = path.relative_to(root).parent.parts
+        names = [".".join(package)]  # importing a module runs its packages' __init__ first
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
+                names += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{path}: import by full name"
-                names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
-            else:
-                continue
-            for name in names:
-                parts = name.split(".")
-                for end in range(1, len(parts) + 1):
-                    base = ROOT.joinpath(*parts[:end])
-                    waiting += [file for file in (base.with_suffix(".py"), base / "__init__.py") if file.exists()]
+                above = package[: len(package) - node.level + 1] if node.level else ()
+                base = ".".join(filter(None, [*above, node.module or ""]))
+                names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("__import__", "importlib.import_module", "import_module"), f"{path}: {called}"
+        for name in names:
+            parts = name.split(".")
+            for end in range(1, len(parts) + 1):
+                base_path = root.joinpath(*parts[:end])
+                waiting += [file for file in (base_path.with_suffix(".py"), base_path / "__init__.py") if file.exists()]
     return reached
+
+
+def test_the_walk_finds_every_kind_of_import(tmp_path: Path) -> None:
+    files = {
+        "a/__init__.py": "",
+        "a/script.py": "from . import one\nfrom .b import two as other\ndef later():\n    import a.b.three\n",
+        "a/one.py": "import os\nif os:\n    from a.b import four\n",
+        "a/b/__init__.py": "from .. import five\n",
+        "a/b/two.py": "from ..six import name\n",
+        "a/b/three.py": "import a.script\n",
+        "a/b/four.py": "",
+        "a/five.py": "",
+        "a/six.py": "class name: pass\n",
+        "a/not_reached.py": "",
+        "not_reached.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert modules_reached(tmp_path / "a/script.py", tmp_path) == {name for name in files if "not" not in name}
 
 
 def test_the_stages_are_the_five_in_order() -> None:
@@ -50,14 +106,86 @@ def test_deps_are_the_modules_reached(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_params_are_the_fields_of_the_model(stage: str) -> None:
-    model = importlib.import_module(f"stages.{stage}").Parameters
-    assert sorted(PIPELINE[stage]["params"]) == sorted(model.model_fields)
+def test_params_are_the_fields_of_the_model_and_each_is_read(stage: str) -> None:
+    fields = importlib.import_module(f"stages.{stage}").Parameters.model_fields
+    assert sorted(PIPELINE[stage]["params"]) == sorted(fields)
+    read = {
+        node.attr
+        for node in ast.walk(ast.parse((ROOT / f"stages/{stage}.py").read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "parameters"
+    }
+    if stage == "train":  # takes these from the model by their names
+        read |= set(model_file.Architecture.model_fields)
+    assert set(fields) <= read
+
+
+def test_parameters_are_read_by_no_other_road() -> None:
+    """One module reads params.yaml, and each stage asks it once, for its own model."""
+    for name in MODULES:
+        if name in ("stages/lib/parameters.py", "stages/schema.py"):  # the road itself; a program that is no stage
+            continue
+        for node in ast.walk(ast.parse((ROOT / name).read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                modules = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+                assert not any(module.split(".")[0] in ("yaml", "dvc", "ruamel") for module in modules), name
+            if isinstance(node, ast.Constant):
+                assert node.value not in ("params.yaml", "dvc.yaml"), name
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("load", "parameters.load", "parameters.read"):
+                assert ast.unparse(node) == "load(Parameters)", name
+                assert name.removeprefix("stages/").removesuffix(".py") in STAGES, name
 
 
 def test_each_parameter_belongs_to_one_stage() -> None:
     keys = [key for stage in PIPELINE.values() for key in stage["params"]]
     assert len(keys) == len(set(keys))
+    assert set(keys) == set(OTHERWISE)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_needs_nothing_that_it_does_not_list(reproduced: Project, tmp_path: Path, stage: str) -> None:
+    """In a folder with its deps alone, every parameter of the others changed, it writes the same bytes."""
+    alone = Project(tmp_path / "alone")
+    for path in ["params.yaml", "params.schema.json", *PIPELINE[stage]["deps"]]:
+        source, target = reproduced.root / path, alone.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
+    alone.set(**{key: value for key, value in OTHERWISE.items() if key not in PIPELINE[stage]["params"]})
+    alone.stage(stage)
+    expected = artifacts(reproduced)
+    assert artifacts(alone) == {
+        path: md5
+        for path, md5 in expected.items()
+        if any(Path(out) in (Path(path), *Path(path).parents) for out in [*outs(stage), *PIPELINE[stage]["deps"]])
+    }
+
+
+def test_an_edited_module_reruns_exactly_the_stages_that_import_it(project: Project) -> None:
+    """Asked of DVC itself, for one module at a time."""
+    program = """
+import json, pathlib, sys
+from dvc.repo import Repo
+answers = {}
+for name in sys.argv[1:]:
+    path = pathlib.Path(name)
+    text = path.read_text()
+    path.write_text(text + "# another line\\n")
+    with Repo() as repo:
+        answers[name] = repo.status()
+    path.write_text(text)
+print(json.dumps(answers))
+"""
+    answers = json.loads(project.run("python", "-c", program, *MODULES).stdout)
+    for name in MODULES:
+        importing = [stage for stage in STAGES if name in modules_reached(ROOT / f"stages/{stage}.py")]
+        assert answers[name] == {stage: [{"changed deps": {name: "modified"}}] for stage in importing}, name
+
+
+def test_a_change_that_changes_no_byte_stops_there(project: Project) -> None:
+    """Another way to the same numbers in normalize: it runs, and nothing behind it does."""
+    project.edit("stages/normalize.py", "index = np.arange(len(targets))", "index = np.arange(0, len(targets), 1)")
+    assert project.repro() == ["normalize"]
+    project.edit("stages/lib/statistics.py", "math.sqrt(Fraction", "math.sqrt(1 * Fraction")
+    assert project.repro() == ["normalize"]
 
 
 def test_the_version_is_that_of_the_project() -> None:

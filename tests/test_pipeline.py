@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import ROOT, STAGES, Project, checkout
+from tests.conftest import ROOT, STAGES, Count, Project, artifacts, checkout
 
 AFTER_TRAINING = ["train", "evaluate"]
 
@@ -48,10 +48,33 @@ def test_a_second_repro_runs_nothing(project: Project) -> None:
     assert project.repro() == []
 
 
-def test_two_runs_from_nothing_give_the_same_lock(reproduced: Project, tmp_path: Path) -> None:
-    other = checkout(tmp_path / "elsewhere" / "other name")
-    assert other.repro("--force") == STAGES
-    assert (other.root / "dvc.lock").read_bytes() == (reproduced.root / "dvc.lock").read_bytes()
+SURROUNDINGS = [
+    {"HOME": "elsewhere", "USER": "someone", "LOGNAME": "someone"},
+    {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "tr_TR.UTF-8"},
+    {"PYTHONHASHSEED": "0"},
+    {"PYTHONHASHSEED": "1"},
+    {"LOADER_WORKERS": "2"},
+    {},  # another folder alone
+]
+ALL_AT_ONCE = {name: value for variables in SURROUNDINGS for name, value in variables.items()}
+
+
+@pytest.mark.torture(quick=1, long=1 + len(SURROUNDINGS))
+def test_same_in_same_out(reproduced: Project, tmp_path: Path, part: int, count: Count) -> None:
+    """Another folder, user, home, time zone, locale, hash seed and number of workers, no cache: the same dvc.lock."""
+    variables = dict([ALL_AT_ONCE, *SURROUNDINGS][part])
+    if "HOME" in variables:
+        variables["HOME"] = str(tmp_path / variables["HOME"])
+        Path(variables["HOME"]).mkdir()
+    other = checkout(tmp_path / "another folder \N{LATIN SMALL LETTER E WITH ACUTE}")
+    other.run("dvc", "repro", "--force", fails=False, **variables)
+    assert artifacts(other) == artifacts(reproduced)
+    count("runs from nothing in other surroundings, same dvc.lock", 1)
+
+
+def test_with_a_warm_cache_the_same(project: Project, reproduced: Project) -> None:
+    assert project.repro("--force") == STAGES
+    assert artifacts(project) == artifacts(reproduced)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,22 @@ bytes, than the caller expects. The checksums of the format are checked before a
 
 import gzip
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from stages.lib.files import named
+from stages.lib.stage import reason
+
 CHUNK = 1 << 20  # bytes
+# What the modules raise on damaged bytes, and zipfile on a compression or encryption that it does not know.
+DAMAGED = (
+    *(gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(ValueError, EOFError, LookupError, OverflowError, RuntimeError),
+)
 
 
 class ArchiveError(ValueError):
@@ -35,10 +44,10 @@ def unpack(archive: Path, folder: Path, *, most_bytes: int, most_files: int = 1)
                 _copy(source, folder / archive.stem, most_bytes)
         else:
             _unpack_tar(archive, folder, most_bytes, most_files)
-    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise ArchiveError(f"{archive.name}: damaged ({error})") from error
-    except (NotImplementedError, RuntimeError) as error:  # zipfile: compression or encryption that it does not know
-        raise ArchiveError(f"{archive.name}: cannot be unpacked ({error})") from error
+    except ArchiveError:
+        raise
+    except DAMAGED as error:
+        raise ArchiveError(f"{archive.name}: cannot be unpacked ({reason(error)})") from error
 
 
 def _unpack_tar(archive: Path, folder: Path, most_bytes: int, most_files: int) -> None:
@@ -49,7 +58,8 @@ def _unpack_tar(archive: Path, folder: Path, most_bytes: int, most_files: int) -
             left -= member.size
             if left < 0:
                 raise ArchiveError(f"{member.name}: more bytes than were expected")
-            tar.extract(member, folder, set_attrs=False, filter="data")
+            with named(folder):
+                tar.extract(member, folder, set_attrs=False, filter="data")
 
 
 def _unpack_zip(archive: Path, folder: Path, most_bytes: int, most_files: int) -> None:
@@ -78,7 +88,7 @@ def _check(archive: Path, name: str, number: int, most_files: int, plain: bool) 
 
 def _copy(source: IO[bytes] | gzip.GzipFile, target: Path, most_bytes: int) -> int:
     written = 0
-    with target.open("wb") as file:
+    with named(target), target.open("wb") as file:
         while chunk := source.read(CHUNK):
             written += len(chunk)
             if written > most_bytes:

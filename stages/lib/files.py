@@ -18,12 +18,10 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        _name(error, path)
-        raise
+        with named(path):
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _flush(path.parent)
@@ -39,15 +37,13 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        yield temporary
-        for file in [*temporary.rglob("*"), temporary]:
-            _flush(file)
-        if path.exists():
-            os.replace(path, earlier)  # a folder cannot be renamed over one that is not empty
-        os.replace(temporary, path)
-    except OSError as error:
-        _name(error, path)
-        raise
+        with named(path):
+            yield temporary
+            for file in [*temporary.rglob("*"), temporary]:
+                _flush(file)
+            if path.exists():
+                os.replace(path, earlier)  # a folder cannot be renamed over one that is not empty
+            os.replace(temporary, path)
     finally:
         if earlier.exists() and not path.exists():
             os.replace(earlier, path)
@@ -62,10 +58,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _name(error: OSError, path: Path) -> None:
-    """A full disk is reported without saying for which file."""
-    if error.filename is None:
-        error.filename = str(path)
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """The system reports a full disk without a name: give the error this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _flush(path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import IO
 
 from tqdm import tqdm
 
+from stages.lib.files import named
 from stages.lib.stage import UserError, reason
 
 CHUNK = 1 << 16  # bytes
@@ -83,7 +84,7 @@ def _attempt(address: str, part: Path, size: int | None, patience: float) -> str
     """
     have = part.stat().st_size if part.exists() else 0
     source, goes_on, total = _open(address, have, patience)
-    with source, part.open("ab" if goes_on else "wb") as target:
+    with source, named(part), part.open("ab" if goes_on else "wb") as target:
         _copy(source, target, total, size, patience)
     return _md5(part)
 

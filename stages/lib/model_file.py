@@ -97,13 +97,22 @@ def load(folder: Path) -> tuple[nn.Module, ModelDescription]:
     if hashlib.sha256(content).hexdigest() != description.weights_sha256:
         raise UserError(f"{folder / WEIGHTS}: not the weights that {folder / DESCRIPTION} describes; {remedy}")
     try:
+        weights = safetensors.torch.load(content)
+        with torch.device("meta"):  # shapes alone: a description may tell of more than the memory holds
+            expected = build(description.architecture, description.data).state_dict()
+        if _shapes(weights) != _shapes(expected):
+            raise ValueError("other weights than its architecture has")
         network = build(description.architecture, description.data)
-        network.load_state_dict(safetensors.torch.load(content))
+        network.load_state_dict(weights)
     except (RuntimeError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(
             f"{folder / DESCRIPTION}: does not fit {folder / WEIGHTS} ({reason(error)}); {remedy}"
         ) from error
     return network.eval(), description
+
+
+def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}
 
 
 def build(architecture: Architecture, data: DataDescription) -> nn.Module:

@@ -6,20 +6,21 @@ others. The schema is generated from the stages' models (`make schema`) and can 
 is why no stage depends on it, and a new hyperparameter of one stage does not rerun another.
 """
 
-import json
 import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.lib.check import check
+from stages.lib.sealed import unseal
 from stages.lib.stage import UserError, reason
 
 PARAMETERS = Path("params.yaml")
 SCHEMA = Path("params.schema.json")
+LINE_BREAKS_OF_YAML_1_1 = {"\x85", "\u2028", "\u2029"}  # characters like others to DVC
 
 
 class StageParameters(BaseModel):
@@ -40,19 +41,24 @@ def load(model: type[P]) -> P:
     """
     values = read(PARAMETERS)
     try:
-        schema = json.loads(_text(SCHEMA))
-        schema["properties"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{SCHEMA}: damaged ({reason(error)}); `git checkout {SCHEMA}` restores it") from error
+        schema = unseal(_text(SCHEMA))
+    except ValueError as error:
+        raise UserError(f"{SCHEMA}: damaged ({reason(error)}); `make schema` writes it anew") from error
     check(values, schema)
-    return model.model_validate({key: values[key] for key in model.model_fields})
+    try:
+        return model.model_validate({key: values[key] for key in model.model_fields})
+    except ValidationError as error:  # what a schema cannot say, such as a whole number beyond all floats
+        raise UserError(f"{PARAMETERS}: {reason(error)}") from error
 
 
 def read(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. A key that stands twice is an error, and `1e-05` a number, as YAML 1.2 says."""
     try:
-        values = yaml.load(_text(path), Loader=_Loader)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        text = _text(path)
+        if set(text) & LINE_BREAKS_OF_YAML_1_1:
+            raise ValueError("a line break of another kind; press Enter for each")
+        values = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or reason(error)
@@ -75,13 +81,19 @@ def _text(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain values as YAML 1.2 does, and as DVC does.
+    """Reads plain values as YAML 1.2 does, and as DVC does; without aliases, few bytes of which can hold billions.
 
     PyYAML follows YAML 1.1, where `1e-05` (what `dvc exp run -S lr=1e-5` writes) is text, `010` is eight and `no` is
     false.
     """
 
     yaml_implicit_resolvers: ClassVar = {}  # type: ignore[misc]  # a class variable in PyYAML too
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="an alias; write its value out", problem_mark=mark)
+        return super().compose_node(parent, index)
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:

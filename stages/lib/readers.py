@@ -45,7 +45,7 @@ def read(name: str, folder: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
         for part in parts.values():
             _check(part, classes)
     # What pandas and torchvision raise on bytes that are not what they should be; all of them mean the same.
-    except (ValueError, TypeError, AssertionError, KeyError, RuntimeError, OSError) as error:
+    except (ValueError, TypeError, AssertionError, LookupError, ArithmeticError, RuntimeError, OSError) as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise
         raise UserError(
@@ -60,8 +60,12 @@ def read(name: str, folder: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
 def _read_packaged(dataset: Packaged, folder: Path) -> Part:
     UNPACKED.mkdir(parents=True)
     unpack(folder / dataset.file_name, UNPACKED, most_bytes=MOST_BYTES)
-    table = pd.read_csv(UNPACKED / Path(dataset.file_name).stem, header=None, dtype=np.uint8).to_numpy()
-    return Part(table[:, :-1].reshape(-1, *dataset.shape), table[:, -1].astype(np.int64))
+    table = pd.read_csv(UNPACKED / Path(dataset.file_name).stem, header=None, skip_blank_lines=False).to_numpy()
+    if (
+        table.dtype != np.int64 or table.min() < 0 or table.max() > 255
+    ):  # given a dtype, pandas would cut numbers to fit
+        raise ValueError("not a table of whole numbers from 0 to 255")
+    return Part(table[:, :-1].astype(np.uint8).reshape(-1, *dataset.shape), table[:, -1])
 
 
 def _read_torchvision(dataset: Torchvision, folder: Path) -> tuple[dict[str, Part], tuple[str, ...]]:

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from stages.lib.files import named
+
 if sys.platform != "win32":
     import fcntl
 
@@ -97,17 +99,18 @@ def _alone(stage: str) -> Iterator[None]:
         yield
         return
     STATE.mkdir(exist_ok=True)
-    with (STATE / f"{stage}.lock").open("a+") as file:
+    with (STATE / f"{stage}.lock").open("ab+", buffering=0) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
+            process = file.read().decode() or "another"
             raise UserError(
-                f"{file.name}: process {file.read() or '?'} runs this stage in this folder; wait for it, or end it"
+                f"{file.name}: process {process} runs this stage in this folder; wait for it, or end it"
             ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with named(Path(file.name)):
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
         yield
 
 

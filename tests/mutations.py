@@ -1,0 +1,354 @@
+"""Damaged input for everything that the stages parse: what comes of it, counted.
+
+    python -m tests.mutations COUNT SEED
+
+Whole files of every kind are made, then damaged one at a time, and read. Right is a refusal in one line or the correct
+result; everything else is a fault. Prints a JSON object: per kind of file the number of inputs, refusals and faults,
+with the first faults themselves. A process of its own, because a fault may be the end of the process.
+"""
+
+import contextlib
+import csv
+import faulthandler
+import gzip
+import io
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import struct
+import sys
+import tarfile
+import tempfile
+import traceback
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from dvc.utils.serialize import parse_yaml
+
+from stages import cache, download, evaluate, normalize, train
+from stages.lib import checkpoint, model_file, normalized, parameters, readers, tensors
+from stages.lib.archives import ArchiveError, unpack
+from stages.lib.datasets import DATASETS, Packaged
+from stages.lib.description import DataDescription
+from stages.lib.sealed import seal
+from stages.lib.stage import UserError
+from tests.conftest import ROOT
+
+SECONDS = 20  # for one input; then the process is ended, with a traceback
+BYTES = 64 << 20  # that the memory of the process may grow by, over all inputs of one kind
+DESCRIPTION = DataDescription(dataset="made up", classes=["a", "b", "c"], shape=(1, 4, 4), mean=[0.5], std=[0.25])
+ARCHITECTURE = model_file.Architecture(model="mlp", hidden=[8], activation="tanh", dropout=0.5)
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.integers(0, 256, (12, 1, 4, 4), np.uint8)
+TARGETS = np.arange(12) % 3
+STAGES = (download, normalize, cache, train, evaluate)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of input. `read` gives what the program makes of the file, `truth` what is correct for these bytes."""
+
+    name: str
+    path: str
+    content: bytes
+    read: Callable[[], Any]
+    truth: Callable[[bytes], Any] | None  # None: nobody can tell; it must only not fail
+    tokens: tuple[bytes, ...] = ()  # what may be put in the place of other text
+    wrap: Callable[[bytes], bytes] = bytes  # around the damaged bytes: a compression, with its right checksum
+
+
+def unchanged(kind_read: Callable[[], Any]) -> Callable[[bytes], Any]:
+    """The truth of what carries a checksum: what the whole file says, whatever is accepted."""
+    whole = kind_read()
+    return lambda _content: whole
+
+
+# --- The kinds of input ---
+
+
+def idx(array: np.ndarray) -> bytes:
+    """The MNIST file format, of unsigned bytes."""
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def plain(part: readers.Part) -> list[Any]:
+    return [part.images.tolist(), part.targets.tolist()]
+
+
+def read_idx() -> Any:
+    return {name: plain(part) for name, part in readers.read("mnist", Path("data/raw"))[0].items()}
+
+
+def idx_truth(content: bytes) -> Any:
+    """The images as the format has them, read anew; the labels and the other part are whole."""
+    zero, kind, dimensions = struct.unpack(">HBB", content[:4])
+    shape = struct.unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions])
+    body = np.frombuffer(content[4 + 4 * dimensions :], np.uint8)
+    assert (zero, kind, dimensions) == (0, 8, 3), "not of unsigned bytes in three dimensions"
+    images = body.reshape(shape)[:, np.newaxis]
+    return {"train": [images.tolist(), TARGETS.tolist()], "test": [IMAGES[:3].tolist(), TARGETS[:3].tolist()]}
+
+
+def csv_truth(content: bytes) -> Any:
+    rows = [[int(cell) for cell in row] for row in csv.reader(io.StringIO(content.decode("ascii")))]
+    assert all(len(row) == 17 and min(row) >= 0 and max(row) <= 255 for row in rows)
+    table = np.array(rows)
+    return [table[:, :-1].reshape(-1, 1, 4, 4).tolist(), table[:, -1].tolist()]
+
+
+def read_csv() -> Any:
+    return plain(readers.read("made-up", Path("data/raw"))[0]["all"])
+
+
+def read_normalized() -> Any:
+    description, sha256 = normalized.read_statistics(cache.NORMALIZED)
+    return [description, [array.tolist() for array in normalized.read_split(cache.NORMALIZED, "train", sha256)]]
+
+
+def read_tensors() -> Any:
+    split = tensors.read(train.TRAIN)
+    return [split.images.tolist(), split.targets.tolist(), split.index.tolist(), split.description, split.sha256]
+
+
+def read_model() -> Any:
+    network, description = model_file.load(train.MODELS)
+    return [{name: weight.tolist() for name, weight in network.state_dict().items()}, description.model_dump()]
+
+
+def read_state() -> Any:
+    network = model_file.build(ARCHITECTURE, DESCRIPTION)
+    optimizer = torch.optim.Adam(network.parameters())
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        progress = checkpoint.resume("state", network, optimizer)
+    if "damaged" in printed.getvalue():
+        raise UserError(printed.getvalue())
+    return [progress.rows, progress.step, {name: value.tolist() for name, value in network.state_dict().items()}]
+
+
+def read_parameters() -> Any:
+    return {key: value for stage in STAGES for key, value in parameters.load(stage.Parameters).model_dump().items()}
+
+
+def parameters_truth(content: bytes) -> Any:
+    """What DVC makes of the file: the stage has to train with the numbers that DVC records."""
+    values = parse_yaml(content.decode(), "params.yaml")
+    for key in ("val_fraction", "test_fraction", "dropout", "lr", "weight_decay", "momentum", "warmup", "clip_norm"):
+        values[key] = None if values[key] is None else float(values[key])  # a whole number is a number too
+    return values
+
+
+def read_archive() -> Any:
+    """What came out; whatever that is, nothing may lie outside of the folder."""
+    (path,) = (path for path in Path("archives").iterdir() if path.suffix)
+    out = Path("out/inner")
+    shutil.rmtree("out", ignore_errors=True)
+    out.mkdir(parents=True)
+    try:
+        unpack(path, out, most_bytes=10_000, most_files=10)
+    finally:
+        files = [file for file in Path("out").rglob("*") if not file.is_dir()]
+        assert all(out in file.parents and not file.is_symlink() for file in files), "a file outside of the folder"
+        assert sum(file.stat().st_size for file in files) <= 10_000
+    return None
+
+
+def seal_anew(content: bytes) -> bytes:
+    """With the right hash, where it is still a JSON object."""
+    try:
+        fields = json.loads(content)
+        fields.pop("sha256", None)
+        return seal(fields).encode()
+    except (ValueError, RecursionError, AttributeError, TypeError):
+        return content
+
+
+def archive(kind: str) -> bytes:
+    content = io.BytesIO()
+    names = ["a/one.txt", "a/two.txt", "three.txt"]
+    if kind == "zip":
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for name in names:
+                zipped.writestr(name, name * 20)
+    else:
+        with tarfile.open(fileobj=content, mode="w:gz" if kind == "tar.gz" else "w") as tar:
+            for name in names:
+                member = tarfile.TarInfo(name)
+                member.size = len(name) * 20
+                tar.addfile(member, io.BytesIO(name.encode() * 20))
+    return content.getvalue()
+
+
+def make() -> Iterator[Kind]:
+    """Fill the working directory with whole files, and give their kinds."""
+    for name in ("params.yaml", "params.schema.json"):
+        shutil.copy2(ROOT / name, name)
+    raw = download.RAW
+    raw.mkdir(parents=True)
+    files = {
+        "train-images-idx3-ubyte.gz": IMAGES[:, 0],
+        "train-labels-idx1-ubyte.gz": TARGETS.astype(np.uint8),
+        "t10k-images-idx3-ubyte.gz": IMAGES[:3, 0],
+        "t10k-labels-idx1-ubyte.gz": TARGETS[:3].astype(np.uint8),
+    }
+    for name, array in files.items():
+        (raw / name).write_bytes(gzip.compress(idx(array)))
+    table = np.column_stack([IMAGES.reshape(12, -1), TARGETS])
+    text = "".join(",".join(map(str, row)) + "\n" for row in table.tolist()).encode()
+    (raw / "made_up.csv.gz").write_bytes(gzip.compress(text))
+    DATASETS["made-up"] = Packaged("none", "made_up.csv.gz", "", (1, 4, 4), ("0", "1", "2"))
+
+    images = str(raw / "train-images-idx3-ubyte.gz")
+    table_path = str(raw / "made_up.csv.gz")
+    yield Kind("IDX file", images, idx(IMAGES[:, 0]), read_idx, idx_truth, wrap=gzip.compress)
+    yield Kind("gzip of an IDX file", images, Path(images).read_bytes(), read_idx, unchanged(read_idx))
+    yield Kind("CSV of pixels", table_path, text, read_csv, csv_truth, (b"256", b"-1", b",", b"1.5"), gzip.compress)
+
+    cache.NORMALIZED.mkdir(parents=True)
+    sha256 = normalized.write_split(cache.NORMALIZED, "train", IMAGES, TARGETS, np.arange(12))
+    normalized.write_statistics(cache.NORMALIZED, DESCRIPTION, sha256)
+    for name in ("statistics.json", "train_images.npy", "train_targets.npy"):
+        path = cache.NORMALIZED / name
+        yield Kind(name, str(path), path.read_bytes(), read_normalized, unchanged(read_normalized), JSON)
+
+    standardized = cache.standardize(IMAGES, [0.5], [0.25])
+    tensors.write(train.TRAIN, standardized, TARGETS, np.arange(12), DESCRIPTION)
+    yield Kind("tensors", str(train.TRAIN), train.TRAIN.read_bytes(), read_tensors, unchanged(read_tensors), JSON)
+
+    network = model_file.build(ARCHITECTURE, DESCRIPTION)
+    model_file.save(train.MODELS, network.state_dict(), ARCHITECTURE, DESCRIPTION, {"lr": 0.1}, threads=1)
+    for name in (model_file.WEIGHTS, model_file.DESCRIPTION):
+        path = train.MODELS / name
+        yield Kind(name, str(path), path.read_bytes(), read_model, unchanged(read_model), JSON)
+
+    # Of a program's own making, with the right hash:
+    path = train.MODELS / model_file.DESCRIPTION
+    yield Kind("model.json sealed anew", str(path), path.read_bytes(), read_model, None, JSON, seal_anew)
+    path = cache.NORMALIZED / normalized.STATISTICS
+    yield Kind("statistics.json sealed anew", str(path), path.read_bytes(), read_normalized, None, JSON, seal_anew)
+
+    progress = checkpoint.Progress(step=3)
+    progress.finish_epoch({"epoch": 1, "val_loss": 0.5}, network)
+    checkpoint.save("state", progress, network, torch.optim.Adam(network.parameters()))
+    state = checkpoint.STATES / "state.pt"
+    yield Kind("checkpoint", str(state), state.read_bytes(), read_state, unchanged(read_state))
+
+    text = Path("params.yaml").read_bytes()
+    yield Kind("params.yaml", "params.yaml", text, read_parameters, parameters_truth, YAML)
+    schema = Path("params.schema.json").read_bytes()
+    yield Kind("params.schema.json", "params.schema.json", schema, read_parameters, unchanged(read_parameters), JSON)
+
+    for ending in ("tar", "tar.gz", "zip"):
+        Path("archives").mkdir(exist_ok=True)
+        for other in Path("archives").iterdir():
+            other.unlink()
+        Path(f"archives/some.{ending}").write_bytes(archive(ending))
+        names = (b"../", b"/tmp", b"..\\", b"\0")
+        yield Kind(ending, f"archives/some.{ending}", archive(ending), read_archive, None, names)
+
+
+JSON = (b"null", b"true", b"-1", b"1e999", b"NaN", b'"', b"{", b"[" * 2000, b"\xff", b'{"a": 1}', b"0", b"9" * 5000)
+YAML = (
+    *b"null ~ .nan .inf -.inf 1e999 1e-05 1E400 010 0x1F 0o17 1_000 yes no on True 1:30 2026-01-01 -0 +1 1. .5".split(),
+    *b"[ { - : & * *a ' # | > % lr: --- ... !!str !!float %TAG [1,[2]] \t \0 \r \xff \xc3\xa9 \xe2\x80\xa8".split(b" "),
+    *(b"&a 1", b"&a [*a]", b"<<: {lr: 1}", b"!!python/object/apply:os.system ['true']", b"\n", b"{betas: [0.9, 0.98]}"),
+    *(b"[" * 3000, b"9" * 400, b"9" * 5000),
+)
+
+# --- Damage ---
+
+NUMBERS = [0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1]
+
+
+def damage(content: bytes, tokens: tuple[bytes, ...], draw: random.Random) -> bytes:
+    """One to three changes of some kind, somewhere."""
+    for _ in range(draw.choice([1, 1, 1, 2, 3])):
+        start = draw.randrange(len(content) + 1) if draw.random() < 0.6 else min(draw.randrange(64), len(content))
+        end = min(len(content), start + draw.choice([1, 2, 4, 8, 100]))
+        before, inside, after = content[:start], content[start:end], content[end:]
+        number = draw.choice(NUMBERS)
+        replacements = [
+            bytes([inside[0] ^ 1 << draw.randrange(8)]) + inside[1:] if inside else b"",
+            draw.randbytes(len(inside)),
+            b"",
+            inside * draw.choice([2, 3, 50]),
+            number.to_bytes(8, draw.choice(["big", "little"])),
+            (number % 2**32).to_bytes(4, draw.choice(["big", "little"])),
+        ]
+        values = [match.span() for match in re.finditer(rb"(?<=: )[^ \n,]+", content)]
+        if tokens and values and draw.random() < 0.5:
+            start, end = draw.choice(values)
+            content = content[:start] + draw.choice(tokens) + content[end:]
+        elif tokens and draw.random() < 0.5:
+            content = before + draw.choice(tokens) + after
+        elif draw.random() < 0.15:
+            content = before  # cut off
+        else:
+            content = before + draw.choice(replacements) + after
+    return content
+
+
+def attempt(kind: Kind, damaged: bytes) -> str:
+    """ "refused", "correct", or what went wrong."""
+    Path(kind.path).write_bytes(kind.wrap(damaged))
+    try:
+        found = kind.read()
+    except (UserError, ArchiveError) as refusal:
+        # The frame around a stage makes one line of it; it has to be one that says something.
+        return "refused" if str(refusal).strip() else "an empty refusal"
+    except OSError as error:  # the frame makes one line of these as well
+        return "refused" if error.strerror else traceback.format_exc()
+    except BaseException:
+        return traceback.format_exc()
+    if kind.truth is None:
+        return "correct"
+    try:
+        truth = kind.truth(damaged)
+    except Exception as error:
+        return f"accepted what is no such file: {error}"
+    return "correct" if found == truth else f"a wrong result: {str(found)[:300]} instead of {str(truth)[:300]}"
+
+
+def main(count: int, seed: int) -> None:
+    """Read `count` damaged inputs, spread over all kinds, and print what came of them."""
+    results = {}
+    os.chdir(tempfile.mkdtemp(prefix="mutations-"))
+    kinds = list(make())
+    for number, kind in enumerate(kinds):
+        draw = random.Random(f"{seed} {kind.name}")
+        figures = {"inputs": 0, "refused": 0, "faults": 0}
+        faults = []
+        Path(kind.path).parent.mkdir(exist_ok=True)
+        if kind.path.startswith("archives/"):
+            for other in Path("archives").iterdir():
+                other.unlink()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in range(count // len(kinds) + (number < count % len(kinds))):
+            damaged = damage(kind.content, kind.tokens, draw)
+            faulthandler.dump_traceback_later(SECONDS, exit=True)
+            outcome = attempt(kind, damaged)
+            faulthandler.cancel_dump_traceback_later()
+            figures["inputs"] += 1
+            figures["refused"] += outcome == "refused"
+            if outcome not in ("refused", "correct"):
+                figures["faults"] += 1
+                faults.append({"what": outcome, "input": repr(damaged[:2000])})
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        if grown > BYTES:
+            figures["faults"] += 1
+            faults.append({"what": f"memory grew by {grown:,} bytes", "input": ""})
+        Path(kind.path).write_bytes(kind.wrap(kind.content))
+        results[kind.name] = {**figures, "first": faults[:3]}
+    print(json.dumps(results))
+    shutil.rmtree(os.getcwd())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,98 @@
+"""Unpacking what is not trusted."""
+
+import gzip
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from stages.lib.archives import ArchiveError, unpack
+
+
+def tar(path: Path, *members: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for member in members:
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+    return path
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.size, info.linkname = kind, size, link
+    return info
+
+
+def zipped(path: Path, *names: str, size: int = 1, mode: int = 0) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = mode << 16
+            archive.writestr(info, bytes(size))
+    return path
+
+
+def unpacked(archive: Path, *, most_bytes: int = 10_000, most_files: int = 3) -> dict[str, int]:
+    folder = archive.parent / "inner/out"
+    folder.mkdir(parents=True)
+    unpack(archive, folder, most_bytes=most_bytes, most_files=most_files)
+    return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_files_and_folders_come_out(tmp_path: Path) -> None:
+    assert unpacked(tar(tmp_path / "a.tar.gz", member("x/y", size=5), member("z"))) == {"x/y": 5, "z": 0}
+    (tmp_path / "zip").mkdir()
+    assert unpacked(zipped(tmp_path / "zip/a.zip", "x/y", "z")) == {"x/y": 1, "z": 1}
+    (tmp_path / "gz").mkdir()
+    (tmp_path / "gz/digits.csv.gz").write_bytes(gzip.compress(b"1,2"))
+    assert unpacked(tmp_path / "gz/digits.csv.gz") == {"digits.csv": 3}
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "a/..", "..\\x"])
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArchiveError, match="lies outside of the archive's folder"):
+        unpacked(tar(tmp_path / "a.tar.gz", member(name, size=5)))
+    (tmp_path / "zip").mkdir()
+    with pytest.raises(ArchiveError, match="lies outside of the archive's folder"):
+        unpacked(zipped(tmp_path / "zip/a.zip", name))
+    assert not [path for path in tmp_path.rglob("x") if path.is_file()]
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
+    with pytest.raises(ArchiveError, match="`x` is a link or a device"):
+        unpacked(tar(tmp_path / "a.tar.gz", member("x", kind, link="y")))
+    (tmp_path / "zip").mkdir()
+    with pytest.raises(ArchiveError, match="`x` is a link or a device"):
+        unpacked(zipped(tmp_path / "zip/a.zip", "x", mode=0o120777))
+
+
+def test_size_and_count_are_limited(tmp_path: Path) -> None:
+    """A thousandth of the size is enough for zeros: the archives themselves are small."""
+    for number, (archive, words) in enumerate(
+        [
+            (tar(tmp_path / "a.tar.gz", member("x", size=6_000), member("y", size=6_000)), "y: more bytes"),
+            (zipped(tmp_path / "a.zip", "x", "y", size=6_000), "y: more bytes"),
+            (tar(tmp_path / "b.tar.gz", *map(member, "wxyz")), "more than 3 files"),
+            (zipped(tmp_path / "b.zip", *"wxyz"), "more than 3 files"),
+        ]
+    ):
+        place = tmp_path / str(number)
+        place.mkdir()
+        with pytest.raises(ArchiveError, match=words):
+            unpacked(archive.rename(place / archive.name))
+    (tmp_path / "c.gz").write_bytes(gzip.compress(bytes(20_000)))
+    with pytest.raises(ArchiveError, match="c: more bytes than were expected"):
+        unpacked(tmp_path / "c.gz")
+    assert sum(path.stat().st_size for path in tmp_path.rglob("out/*")) <= 30_000
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip", "a.gz"])
+@pytest.mark.parametrize("content", [b"", b"x" * 1000, b"PK\x05\x06", gzip.compress(b"x" * 999)[:-9]])
+def test_what_is_no_archive_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    if (name, content) == ("a.gz", b""):  # to gzip, no members are as good as one
+        return
+    with pytest.raises(ArchiveError, match=f"{name}: cannot be unpacked"):
+        unpacked(tmp_path / name)

@@ -1,0 +1,232 @@
+"""Nothing is lost: whatever ends a run, the next `dvc repro` finishes, with the bits of one that nothing ended.
+
+With the real dvc in real processes. `make torture` does the same at many more moments.
+"""
+
+import hashlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import STAGES, Count, Project, artifacts, environment
+
+EPOCH = re.compile(r"^epoch +(\d+)/", re.MULTILINE)
+
+
+def repro(project: Project, count: Count) -> str:
+    """`dvc repro` after a kill: what it prints.
+
+    DVC writes dvc.lock in place. Killed in these 20 milliseconds it leaves a piece, and `git checkout dvc.lock` is what
+    the README tells to do then.
+    """
+    done = subprocess.run(["dvc", "repro"], cwd=project.root, env=environment(), capture_output=True, text=True)
+    if done.returncode and "dvc.lock" in done.stderr:
+        count("kills while DVC wrote dvc.lock, put right by `git checkout dvc.lock`", 1)
+        project.run("git", "checkout", "dvc.lock")
+        return project.run("dvc", "repro").stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.torture(quick=1, long=24)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_kill_at_any_moment_of_a_stage(
+    project: Project, reproduced: Project, seconds: dict[str, float], stage: str, part: int, count: Count
+) -> None:
+    project.forget(stage)
+    running = project.start("dvc", "repro")
+    running.wait_for(f"Running stage '{stage}'")
+    time.sleep(random.Random(f"{stage} {part}").random() * seconds[stage])  # DVC's own work behind it included
+    count(f"kills in {stage}", running.send(signal.SIGKILL))
+    printed = running.output.read_text() + repro(project, count)
+    assert artifacts(project) == artifacts(reproduced)
+    count("artifacts compared, all equal", len(artifacts(project)))
+    if stage == "train":
+        epochs = Counter(EPOCH.findall(printed))
+        count("epochs before and after a kill", len(epochs))
+        count("epochs done again", sum(epochs.values()) - len(epochs))
+        assert max(epochs.values()) == 1, epochs
+
+
+@pytest.mark.torture(quick=0, long=3)
+def test_killed_again_and_again(project: Project, reproduced: Project, part: int, count: Count) -> None:
+    """A training that is never left in peace for two epochs still gets to its end."""
+    draw = random.Random(part)
+    project.forget("train")
+    printed = ""
+    for _ in range(20):
+        running = project.start("dvc", "repro")
+        before = len(EPOCH.findall(printed))
+        deadline = time.monotonic() + 60
+        while running.process.poll() is None and time.monotonic() < deadline:
+            if EPOCH.findall(running.output.read_text()):
+                time.sleep(draw.random())  # somewhere in the next epoch or two
+                break
+            time.sleep(0.005)
+        killed = running.send(signal.SIGKILL)
+        count("kills in train", killed)
+        printed += running.output.read_text()
+        if not killed:
+            break
+        assert len(EPOCH.findall(printed)) > before, "no epoch further"
+    repro(project, count)
+    assert artifacts(project) == artifacts(reproduced)
+    epochs = Counter(EPOCH.findall(printed))
+    count("epochs before and after a kill", len(epochs))
+    count("epochs done again", sum(epochs.values()) - len(epochs))
+    assert max(epochs.values()) == 1, epochs
+
+
+CHANGES = ["a parameter", "the data", "the code"]
+
+
+@pytest.mark.torture(quick=0, long=3)
+def test_after_a_change_it_starts_afresh(project: Project, tmp_path: Path, part: int) -> None:
+    changed = CHANGES[part]
+    project.forget("train")
+    running = project.start("dvc", "repro")
+    running.wait_for("epoch   2/10")
+    running.send(signal.SIGKILL)
+    if changed == "a parameter":
+        project.set(lr=0.002)
+    elif changed == "the data":
+        project.set(split_seed=1)
+    else:
+        project.edit("stages/lib/networks.py", "nn.Dropout(dropout)", "nn.Dropout(dropout / 2)")
+    project.set(epochs=3)
+    other = project.copy(tmp_path / "never interrupted")
+    shutil.rmtree(other.root / ".state")
+    printed = project.run("dvc", "repro").stdout
+    assert "going on" not in printed
+    assert EPOCH.findall(printed) == ["1", "2", "3"]
+    other.repro()
+    assert artifacts(project) == artifacts(other)
+
+
+@pytest.mark.torture(quick=1, long=2)
+def test_dvc_records_no_interrupted_training(project: Project, reproduced: Project, part: int) -> None:
+    sent = [signal.SIGINT, signal.SIGTERM][part]
+    lock = (project.root / "dvc.lock").read_bytes()
+    project.forget("train")
+    running = project.start("dvc", "repro")
+    running.wait_for("epoch   2/10")
+    assert running.send(sent)
+    assert running.process.returncode != 0
+    printed = running.output.read_text()
+    assert "train: interrupted" in printed
+    assert "Traceback" not in printed
+    if sent == signal.SIGINT:  # SIGTERM ends DVC itself as well
+        assert "exited with 130" in printed
+    assert (project.root / "dvc.lock").read_bytes() == lock
+    assert not list((project.root / "models").glob("*.json"))
+    again = project.run("dvc", "repro").stdout
+    assert re.search(r"going on behind epoch [2-9], step \d+, of an interrupted run", again)
+    assert max(Counter(EPOCH.findall(printed + again)).values()) == 1
+    assert artifacts(project) == artifacts(reproduced)
+
+
+def test_two_at_once(project: Project, reproduced: Project) -> None:
+    """The second one is refused, and the first one's training has a lock of its own for when DVC alone is killed."""
+    project.forget("train")
+    running = project.start("dvc", "repro")
+    running.wait_for("epoch   1/10")
+    refused = project.run("dvc", "repro", fails=True)
+    assert re.search(r"is busy, it is being blocked by:\s+\(PID \d+\): .*dvc repro", refused.stderr)
+    os.kill(running.process.pid, signal.SIGKILL)
+    running.process.wait()
+    os.killpg(running.process.pid, signal.SIGSTOP)  # the training is left, and must not come to its end meanwhile
+    refused = project.run("dvc", "repro", fails=True)
+    assert re.search(
+        r"train: error: .state/train.lock: process \d+ runs this stage in this folder; wait for it, or end it",
+        refused.stderr,
+    )
+    os.killpg(running.process.pid, signal.SIGCONT)
+    running.send(signal.SIGTERM)
+    again = project.run("dvc", "repro").stdout
+    assert "going on behind epoch" in again
+    assert artifacts(project) == artifacts(reproduced)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_room_for_a_file(project: Project, reproduced: Project, stage: str) -> None:
+    """A limit on the size of files stands for a full disk: writing fails in the same places."""
+    for blocks in (0, 4):  # of 1024 bytes
+        refused = project.run("bash", "-c", f"ulimit -f {blocks}; exec python -m stages.{stage}", fails=True)
+        assert refused.returncode == 1
+        assert re.fullmatch(rf"{stage}: error: \S+: .*too large.*; make room and run it again\n", refused.stderr), (
+            refused.stderr
+        )
+        assert artifacts(project) == artifacts(reproduced)
+    project.stage(stage)
+    assert artifacts(project) == artifacts(reproduced)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of this size in memory, on Linux and for root."""
+    folder.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)], capture_output=True, text=True
+    )
+    if mount.returncode:
+        pytest.skip(f"cannot mount a small disk: {mount.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.torture(quick=0, long=3)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_full_disk(
+    project: Project, reproduced: Project, tmp_path: Path, stage: str, part: int, count: Count
+) -> None:
+    """The same through dvc, on a disk that is really full, a little before or behind the stage's own end."""
+    with small_disk(tmp_path / "disk", 400) as disk:
+        full = project.copy(disk / "project")
+        full.forget(stage)
+        free = shutil.disk_usage(disk).free
+        room = [16_384, 200_000, 1_200_000][part]
+        with (disk / "filler").open("wb") as filler:
+            filler.write(bytes(free - room))
+        done = subprocess.run(["dvc", "repro"], cwd=full.root, env=environment(), capture_output=True, text=True)
+        assert "Traceback" not in done.stderr
+        if done.returncode:
+            assert re.search(r"No space left on device|make room", done.stdout + done.stderr), done.stderr
+            count("full disks", 1)
+        (disk / "filler").unlink()
+        full.run("dvc", "repro")
+        assert artifacts(full) == artifacts(reproduced)
+
+
+@pytest.mark.torture(quick=1, long=2)
+def test_read_only_links(project: Project, reproduced: Project, part: int) -> None:
+    """DVC's cheap links into its cache are replaced, never written through."""
+    kind = ["symlink", "hardlink"][part]
+    project.run("dvc", "config", "cache.type", kind)
+    project.run("dvc", "checkout", "--relink")
+    weights = project.root / "models/model.safetensors"
+    assert weights.is_symlink() if kind == "symlink" else weights.stat().st_nlink > 1
+    assert not weights.stat().st_mode & 0o222
+    project.set(split_seed=1, epochs=1)
+    for stage in STAGES:
+        project.stage(stage)
+    by_hand = artifacts(project)
+    assert project.repro() == STAGES[1:]
+    assert {**artifacts(project), "dvc.lock": ""} == {**by_hand, "dvc.lock": ""}
+    for file in (project.root / ".dvc/cache/files/md5").glob("??/*"):
+        if file.suffix != ".dir":
+            assert hashlib.md5(file.read_bytes()).hexdigest() == file.parent.name + file.name
+    project.set(split_seed=0, epochs=10)
+    assert project.repro() == []
+    assert artifacts(project) == artifacts(reproduced)
