@@ -115,7 +115,8 @@ def main() -> None:
     )
 
     # --- Go on from where an interrupted run of this very training stopped, or from the beginning ---
-    key = checkpoint.key(parameters.model_dump(), [train.sha256, val.sha256], device)
+    inputs = [train.sha256, val.sha256, train.description.model_dump(mode="json")]
+    key = checkpoint.key(parameters.model_dump(), inputs, device)
     progress = checkpoint.resume(key, network, optimizer)
     save = partial(checkpoint.save, key, progress, network, optimizer)
     if progress.rows or progress.step:

@@ -258,7 +258,16 @@ JSON = (b"null", b"true", b"-1", b"1e999", b"NaN", b'"', b"{", b"[" * 2000, b"\x
 YAML = (
     *b"null ~ .nan .inf -.inf 1e999 1e-05 1E400 010 0x1F 0o17 1_000 yes no on True 1:30 2026-01-01 -0 +1 1. .5".split(),
     *b"[ { - : & * *a ' # | > % lr: --- ... !!str !!float %TAG [1,[2]] \t \0 \r \xff \xc3\xa9 \xe2\x80\xa8".split(b" "),
-    *(b"&a 1", b"&a [*a]", b"<<: {lr: 1}", b"!!python/object/apply:os.system ['true']", b"\n", b"{betas: [0.9, 0.98]}"),
+    *(
+        b"&a 1",
+        b"&a [*a]",
+        b"<<: {lr: 1}",
+        b"!!python/object/apply:os.system ['true']",
+        b"!!timestamp abc",
+        b"!!float '1:2'",
+        b"\n",
+        b"{betas: [0.9, 0.98]}",
+    ),
     *(b"[" * 3000, b"9" * 400, b"9" * 5000),
 )
 
@@ -302,7 +311,7 @@ def attempt(kind: Kind, damaged: bytes) -> str:
         found = kind.read()
     except (UserError, ArchiveError) as refusal:
         # The frame around a stage makes one line of it; it has to be one that says something.
-        return "refused" if str(refusal).strip() else "an empty refusal"
+        return "a refusal without a reason" if "None" in str(refusal) else "refused"
     except OSError as error:  # the frame makes one line of these as well
         return "refused" if error.strerror else traceback.format_exc()
     except BaseException:

@@ -49,7 +49,7 @@ def test_files_and_folders_come_out(tmp_path: Path) -> None:
     assert unpacked(tmp_path / "gz/digits.csv.gz") == {"digits.csv": 3}
 
 
-@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "a/..", "..\\x"])
+@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "a/..", "..\\x", "C:/x"])
 def test_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArchiveError, match="lies outside of the archive's folder"):
         unpacked(tar(tmp_path / "a.tar.gz", member(name, size=5)))
@@ -72,8 +72,11 @@ def test_size_and_count_are_limited(tmp_path: Path) -> None:
     """A thousandth of the size is enough for zeros: the archives themselves are small."""
     for number, (archive, words) in enumerate(
         [
-            (tar(tmp_path / "a.tar.gz", member("x", size=6_000), member("y", size=6_000)), "y: more bytes"),
-            (zipped(tmp_path / "a.zip", "x", "y", size=6_000), "y: more bytes"),
+            (
+                tar(tmp_path / "a.tar.gz", member("x", size=6_000), member("y", size=6_000)),
+                "`y` is larger than was expected",
+            ),
+            (zipped(tmp_path / "a.zip", "x", "y", size=6_000), "`y` is larger than was expected"),
             (tar(tmp_path / "b.tar.gz", *map(member, "wxyz")), "more than 3 files"),
             (zipped(tmp_path / "b.zip", *"wxyz"), "more than 3 files"),
         ]
@@ -83,9 +86,28 @@ def test_size_and_count_are_limited(tmp_path: Path) -> None:
         with pytest.raises(ArchiveError, match=words):
             unpacked(archive.rename(place / archive.name))
     (tmp_path / "c.gz").write_bytes(gzip.compress(bytes(20_000)))
-    with pytest.raises(ArchiveError, match="c: more bytes than were expected"):
+    with pytest.raises(ArchiveError, match="`c` is larger than was expected"):
         unpacked(tmp_path / "c.gz")
     assert sum(path.stat().st_size for path in tmp_path.rglob("out/*")) <= 30_000
+
+
+def test_a_tar_behind_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    path = tar(tmp_path / "a.tar.gz", member("x", size=5))
+    content = path.read_bytes()
+    path.write_bytes(content[:-8] + bytes([content[-8] ^ 1]) + content[-7:])
+    with pytest.raises(ArchiveError, match=r"a.tar.gz: cannot be unpacked \(CRC check failed"):
+        unpacked(path)
+    assert list((tmp_path / "inner/out").iterdir()) == []
+
+
+def test_a_name_of_many_megabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="is larger than was expected"):
+        unpacked(tar(tmp_path / "a.tar.gz", member("x" * 10_000_000)))
+
+
+def test_names_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="a.tar.gz: a file cannot have such a name"):
+        unpacked(tar(tmp_path / "a.tar.gz", member("x", tarfile.DIRTYPE), member("x", size=5)))
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip", "a.gz"])

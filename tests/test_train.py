@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from stages.lib.parameters import load
 from stages.lib.stage import UserError
 from tests.conftest import ROOT, environment
 
-DESCRIPTION = DataDescription(dataset="blobs", classes=["a", "b", "c"], shape=(1, 4, 4), mean=[0.5], std=[0.25])
 TINY = {"hidden": [8], "activation": "tanh", "epochs": 4, "patience": None, "lr": 0.01, "batch_size": 8}
 OUTPUTS = ["models/model.json", "models/model.safetensors", "reports/train.csv", "reports/train.json"]
 
@@ -35,13 +34,14 @@ def tiny(folder: Path) -> Path:
     return folder
 
 
-def make_data(*, seed: int) -> None:
+def make_data(*, seed: int, classes: Sequence[str] = ("a", "b", "c")) -> None:
+    description = DataDescription(dataset="blobs", classes=list(classes), shape=(1, 4, 4), mean=[0.5], std=[0.25])
     random = np.random.default_rng(seed)
     centres = random.normal(size=(3, 1, 4, 4))
     for path, rows in {train.TRAIN: 200, train.VAL: 60}.items():
         targets = np.arange(rows) % 3
         images = (centres[targets] + random.normal(size=(rows, 1, 4, 4)) * 1.5).astype(np.float32)
-        tensors.write(path, images, targets, np.arange(rows), DESCRIPTION)
+        tensors.write(path, images, targets, np.arange(rows), description)
 
 
 def choose(**parameters: object) -> None:
@@ -65,7 +65,7 @@ def test_writes_model_and_curves(tiny: Path) -> None:
     assert list(rows[0]) == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"]
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     network, description = model_file.load(Path("models"))
-    assert description.data == DESCRIPTION
+    assert description.data == tensors.read(train.TRAIN).description
     assert description.parameters == load(train.Parameters).model_dump()
     assert not network.training
     assert not checkpoint.STATES.exists()
@@ -195,6 +195,58 @@ def test_goes_on_in_the_middle_of_an_epoch(
     assert outputs() == whole
 
 
+SIGNALS_WITHIN_A_STEP = """
+import os, signal, sys
+from stages import train
+from stages.lib import stage
+
+def step(*arguments):
+    global steps
+    result = train_step(*arguments)  # the weights have moved, and nobody has counted it yet
+    steps += 1
+    if steps == 30:
+        for _ in range(int(sys.argv[1])):
+            os.kill(os.getpid(), signal.SIGINT)
+    return result
+
+steps, train_step, train.train_step = 0, train.train_step, step
+signal.signal(signal.SIGINT, stage._stop)
+stage.run(train.main)
+"""
+
+
+@pytest.mark.parametrize(("times", "saved"), [(1, "epoch 1, step 5"), (2, "epoch 1, step 0")])
+def test_a_step_is_done_wholly_or_not_at_all(tiny: Path, times: int, saved: str) -> None:
+    """A signal waits for the step to end, and saves; a second one ends all at once, behind what was saved before."""
+    train.main()
+    whole = outputs()
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        variables = environment() | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run([sys.executable, *command], env=variables, capture_output=True, text=True, timeout=60)
+
+    ended = run("-c", SIGNALS_WITHIN_A_STEP, str(times))
+    assert ended.returncode == 130
+    assert "Traceback" not in ended.stderr
+    assert f"going on behind {saved}, of an interrupted run" in run("-m", "stages.train").stdout
+    assert outputs() == whole
+
+
+def test_it_is_saved_when_nobody_listens_any_more(tiny: Path) -> None:
+    """As with `dvc repro 2>&1 | tee log`: Ctrl-C ends tee as well."""
+    choose(epochs=500)
+    command = [sys.executable, "-m", "stages.train"]
+    variables = environment() | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline().startswith("epoch   1/500")
+        running.stderr.close()
+        running.send_signal(signal.SIGINT)
+        running.stdout.read()
+        assert running.wait(timeout=60) == 130
+
+
 def test_saves_within_an_epoch(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """What a SIGKILL leaves: nothing is saved on the way out, but time has saved before."""
     train.main()
@@ -240,7 +292,7 @@ def test_what_is_finished_is_not_trained_again_until_dvc_has_recorded_it(
     assert outputs() == whole
 
 
-@pytest.mark.parametrize("changed", ["a parameter", "the data", "the code"])
+@pytest.mark.parametrize("changed", ["a parameter", "the data", "the classes", "the code"])
 def test_starts_afresh_after_a_change(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changed: str
 ) -> None:
@@ -249,6 +301,8 @@ def test_starts_afresh_after_a_change(
         choose(lr=0.02)
     elif changed == "the data":
         make_data(seed=1)
+    elif changed == "the classes":
+        make_data(seed=0, classes=["a", "b", "c", "d"])
     else:
         edited = tiny / "batches.py"
         edited.write_text(Path(batches.__file__).read_text() + "\n# another line\n")

@@ -4,7 +4,9 @@ Only regular files and folders come out, under names inside the target folder, a
 bytes, than the caller expects. The checksums of the format are checked before anyone reads a byte of what came out.
 """
 
+import errno
 import gzip
+import lzma
 import stat
 import struct
 import tarfile
@@ -17,9 +19,12 @@ from stages.lib.files import named
 from stages.lib.stage import reason
 
 CHUNK = 1 << 20  # bytes
+HEADERS = 10_240  # bytes of a tar, for each file, that are not content
+BAD_NAME = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL}
+OF_NO_NAME = set("\\:\0")  # backslash and colon lead out of the folder on Windows
 # What the modules raise on damaged bytes, and zipfile on a compression or encryption that it does not know.
 DAMAGED = (
-    *(gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(ValueError, EOFError, LookupError, OverflowError, RuntimeError),
 )
 
@@ -39,25 +44,41 @@ def unpack(archive: Path, folder: Path, *, most_bytes: int, most_files: int = 1)
     try:
         if archive.suffix == ".zip":
             _unpack_zip(archive, folder, most_bytes, most_files)
-        elif archive.suffix == ".gz" and not archive.name.endswith(".tar.gz"):
-            with gzip.open(archive) as source:
-                _copy(source, folder / archive.stem, most_bytes)
-        else:
+        elif archive.suffix == ".tar":
             _unpack_tar(archive, folder, most_bytes, most_files)
-    except ArchiveError:
-        raise
+        elif archive.name.endswith(".tar.gz"):
+            # To a plain tar first: tarfile itself does not look at gzip's checksum, nor limit the size of a name.
+            plain = folder / ".unpacked.tar.tmp"
+            try:
+                _gunzip(archive, plain, most_bytes + HEADERS * (most_files + 1))
+                _unpack_tar(plain, folder, most_bytes, most_files)
+            finally:
+                plain.unlink(missing_ok=True)
+        else:
+            _gunzip(archive, folder / archive.stem, most_bytes)
+    except ArchiveError as error:
+        raise ArchiveError(f"{archive.name}: {error}") from error
     except DAMAGED as error:
         raise ArchiveError(f"{archive.name}: cannot be unpacked ({reason(error)})") from error
+    except OSError as error:
+        if error.errno not in BAD_NAME:
+            raise
+        raise ArchiveError(f"{archive.name}: a file cannot have such a name ({reason(error)})") from error
+
+
+def _gunzip(archive: Path, target: Path, most_bytes: int) -> None:
+    with gzip.open(archive) as source:
+        _copy(source, target, most_bytes)
 
 
 def _unpack_tar(archive: Path, folder: Path, most_bytes: int, most_files: int) -> None:
-    with tarfile.open(archive) as tar:
+    with tarfile.open(archive, "r:") as tar:
         left = most_bytes
         for number, member in enumerate(tar, start=1):
-            _check(archive, member.name, number, most_files, member.isfile() or member.isdir())
+            _check(member.name, number, most_files, member.isfile() or member.isdir())
             left -= member.size
             if left < 0:
-                raise ArchiveError(f"{member.name}: more bytes than were expected")
+                raise ArchiveError(f"`{member.name}` is larger than was expected")
             with named(folder):
                 tar.extract(member, folder, set_attrs=False, filter="data")
 
@@ -67,7 +88,7 @@ def _unpack_zip(archive: Path, folder: Path, most_bytes: int, most_files: int) -
         left = most_bytes
         for number, member in enumerate(zipped.infolist(), start=1):
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the archive says nothing of Unix modes
-            _check(archive, member.filename, number, most_files, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+            _check(member.filename, number, most_files, kind in (0, stat.S_IFREG, stat.S_IFDIR))
             target = folder / member.filename
             if member.is_dir():
                 target.mkdir(parents=True, exist_ok=True)
@@ -77,13 +98,13 @@ def _unpack_zip(archive: Path, folder: Path, most_bytes: int, most_files: int) -
                     left -= _copy(source, target, left)
 
 
-def _check(archive: Path, name: str, number: int, most_files: int, plain: bool) -> None:
+def _check(name: str, number: int, most_files: int, plain: bool) -> None:
     if number > most_files:
-        raise ArchiveError(f"{archive.name}: more than {most_files:,} files")
+        raise ArchiveError(f"more than {most_files:,} files")
     if not plain:
-        raise ArchiveError(f"{archive.name}: `{name}` is a link or a device")
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name or "\0" in name:
-        raise ArchiveError(f"{archive.name}: `{name}` lies outside of the archive's folder")
+        raise ArchiveError(f"`{name}` is a link or a device")
+    if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or set(name) & OF_NO_NAME:
+        raise ArchiveError(f"`{name}` lies outside of the archive's folder")
 
 
 def _copy(source: IO[bytes] | gzip.GzipFile, target: Path, most_bytes: int) -> int:
@@ -92,6 +113,6 @@ def _copy(source: IO[bytes] | gzip.GzipFile, target: Path, most_bytes: int) -> i
         while chunk := source.read(CHUNK):
             written += len(chunk)
             if written > most_bytes:
-                raise ArchiveError(f"{target.name}: more bytes than were expected")
+                raise ArchiveError(f"`{target.name}` is larger than was expected")
             file.write(chunk)
     return written

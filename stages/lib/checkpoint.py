@@ -1,8 +1,8 @@
 """The state of a training between two steps, kept outside DVC's sight in .state/train/.
 
-The file's name is a hash of everything the result depends on: parameters, input data, code, torch and device. So a
+The file's name is a hash of everything the result depends on: parameters, data, code, torch and processor. So a
 training goes on only from a state of the very same training, and starts afresh after any change. Random numbers need no
-place in it: those of an epoch and of a step follow from the seed and their number.
+place in it: those of an epoch and of a step follow from the seed and its number.
 
 A finished training leaves its figures and best weights there, because DVC may still be killed before it has recorded
 them; dvc.lock is written when it has.
@@ -61,9 +61,18 @@ class Progress:
         return len(self.rows) - int(self.best["epoch"]) >= patience
 
 
-def key(parameters: Mapping[str, Any], inputs: Sequence[str], device: torch.device) -> str:
-    """Hash of all that a training's result depends on: parameters, the hashes of its inputs, its code, torch."""
-    fixed = [parameters, list(inputs), torch.__version__, str(device)]
+def key(parameters: Mapping[str, Any], inputs: Sequence[object], device: torch.device) -> str:
+    """Hash of all that a training's result depends on: parameters, inputs, code, torch and the kind of processor.
+
+    Args:
+        parameters: of the stage.
+        inputs: what the data say of themselves, and their hashes; JSON.
+        device: to compute on.
+    """
+    processor = [str(device), torch.backends.cpu.get_cpu_capability()]
+    if device.type == "cuda":
+        processor.append(torch.cuda.get_device_name(device))
+    fixed = [parameters, list(inputs), torch.__version__, processor]
     digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode())
     modules = [module for name, module in sys.modules.items() if name == "__main__" or name.startswith("stages.")]
     for path in sorted({file for module in modules if (file := getattr(module, "__file__", None))}):
@@ -81,11 +90,12 @@ def resume(key: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Pr
     path = STATES / f"{key}.pt"
     if not path.exists():
         return Progress()
-    content = path.read_bytes()
-    if hashlib.sha256(content[32:]).digest() != content[:32]:
+    with path.open("rb") as file:
+        expected, content = file.read(32), io.BytesIO(file.read())
+    if hashlib.sha256(content.getbuffer()).digest() != expected:
         print(f"{path}: damaged; starting from the beginning")
         return Progress()
-    state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+    state = torch.load(content, map_location="cpu", weights_only=True)
     if "network" in state:
         network.load_state_dict(state.pop("network"))
         optimizer.load_state_dict(state.pop("optimizer"))
@@ -108,5 +118,6 @@ def finish(key: str, progress: Progress) -> None:
 def _write(key: str, state: Mapping[str, Any]) -> None:
     content = io.BytesIO()
     torch.save(state, content)
-    with replacing(STATES / f"{key}.pt") as temporary:
-        temporary.write_bytes(hashlib.sha256(content.getbuffer()).digest() + content.getbuffer())
+    with replacing(STATES / f"{key}.pt") as temporary, temporary.open("wb") as file:
+        file.write(hashlib.sha256(content.getbuffer()).digest())
+        file.write(content.getbuffer())

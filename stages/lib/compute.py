@@ -30,11 +30,13 @@ def prepare(threads: int) -> torch.device:
 
 
 def seed(device: torch.device, number: int) -> None:
-    """Seed the generator that dropout and fresh weights draw from, on this device alone.
+    """Seed the generator that dropout and fresh weights draw from on this device.
 
-    `torch.manual_seed` seeds all devices, which takes 70 times as long: too long for every step.
+    `torch.manual_seed` seeds those of all devices, which takes 70 times as long: too long for every step.
     """
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(number)
-    else:
+    elif device.type == "cpu":
         torch.default_generator.manual_seed(number)
+    else:
+        torch.manual_seed(number)

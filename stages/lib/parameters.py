@@ -107,8 +107,21 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+def _float(_loader: _Loader, node: yaml.ScalarNode) -> float:
+    return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_CORE = "tag:yaml.org,2002:"
+_Loader.yaml_constructors = {
+    f"{_CORE}null": _Loader.construct_yaml_null,
+    f"{_CORE}bool": _Loader.construct_yaml_bool,
+    f"{_CORE}int": lambda _, node: int(node.value),
+    f"{_CORE}float": _float,
+    f"{_CORE}str": _Loader.construct_yaml_str,
+    f"{_CORE}seq": _Loader.construct_yaml_seq,
+    f"{_CORE}map": _mapping,
+    None: _Loader.construct_undefined,  # any other tag
+}
 for kind, pattern, first in (  # https://yaml.org/spec/1.2.2/#103-core-schema, without octal and hexadecimal numbers
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -119,4 +132,4 @@ for kind, pattern, first in (  # https://yaml.org/spec/1.2.2/#103-core-schema, w
         list("-+0123456789."),
     ),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(f"^({pattern})$"), first)
+    _Loader.add_implicit_resolver(f"{_CORE}{kind}", re.compile(f"^({pattern})$"), first)

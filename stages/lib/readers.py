@@ -13,7 +13,7 @@ import pandas as pd
 
 from stages.lib.archives import unpack
 from stages.lib.datasets import DATASETS, Packaged, Torchvision
-from stages.lib.stage import NO_ROOM, STATE, UserError, reason
+from stages.lib.stage import STATE, UserError, reason
 
 UNPACKED = STATE / "normalize"
 MOST_BYTES = 1 << 28  # of one unpacked file; the largest of the table has 47 million
@@ -37,6 +37,7 @@ def read(name: str, folder: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
     """
     dataset = DATASETS[name]
     shutil.rmtree(UNPACKED, ignore_errors=True)
+    UNPACKED.mkdir(parents=True)
     try:
         if isinstance(dataset, Packaged):
             parts, classes = {"all": _read_packaged(dataset, folder)}, dataset.classes
@@ -46,8 +47,8 @@ def read(name: str, folder: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
             _check(part, classes)
     # What pandas and torchvision raise on bytes that are not what they should be; all of them mean the same.
     except (ValueError, TypeError, AssertionError, LookupError, ArithmeticError, RuntimeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise
+        if isinstance(error, OSError) and error.errno and folder not in Path(error.filename or "").parents:
+            raise  # not of these files, but of the disk, or of where they are unpacked to
         raise UserError(
             f"{folder}: the files of {name} are missing or damaged ({type(error).__name__}: {reason(error)}); "
             "`dvc repro --force download` fetches them again"
@@ -58,7 +59,6 @@ def read(name: str, folder: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
 
 
 def _read_packaged(dataset: Packaged, folder: Path) -> Part:
-    UNPACKED.mkdir(parents=True)
     unpack(folder / dataset.file_name, UNPACKED, most_bytes=MOST_BYTES)
     table = pd.read_csv(UNPACKED / Path(dataset.file_name).stem, header=None, skip_blank_lines=False).to_numpy()
     if (

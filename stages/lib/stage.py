@@ -10,10 +10,11 @@ A stage imports this module before all others, so that an interruption while tor
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -25,6 +26,8 @@ if sys.platform != "win32":
 
 STATE = Path(".state")  # what a run leaves for the next one, outside of git's and DVC's sight
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # disk full, quota used up, file larger than the limit
+OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory")  # torch's words, in a RuntimeError
+NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}  # a file system without locks: DVC's own has to do
 
 _received: list[int] = []
 _held = False
@@ -51,7 +54,10 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """What stands in the block is done wholly: a signal ends the process behind it, only a second one at once."""
+    """What stands in the block is done wholly: a signal ends the process behind it.
+
+    A second one ends it at once, without any clean-up that might take half of the block for the whole.
+    """
     global _held
     _held = True
     try:
@@ -77,8 +83,8 @@ def reason(error: Exception) -> str:
 def _one_line(error: Exception) -> str:
     if isinstance(error, UserError):
         return " ".join(str(error).split())
-    if isinstance(error, MemoryError):
-        return f"not enough memory ({reason(error)}); choose smaller images or a smaller network"
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+        return f"not enough memory ({reason(error)}); choose a smaller batch_size, network or image_size"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         remedy = "make room" if error.errno in NO_ROOM else "put that right"
@@ -102,12 +108,15 @@ def _alone(stage: str) -> Iterator[None]:
     with (STATE / f"{stage}.lock").open("ab+", buffering=0) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:
             file.seek(0)
-            process = file.read().decode() or "another"
+            process = file.read().decode(errors="replace")
             raise UserError(
                 f"{file.name}: process {process} runs this stage in this folder; wait for it, or end it"
             ) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         with named(Path(file.name)):
             file.truncate(0)
             file.write(str(os.getpid()).encode())
@@ -120,9 +129,13 @@ def _stage() -> str:
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     _received.append(number)
-    os.write(2, f"{_stage()}: interrupted\n".encode())  # not print(), which the signal may have come in the middle of
-    if not _held or len(_received) > 1:
+    # Not print(), which the signal may have come in the middle of; and the terminal may be gone.
+    with suppress(OSError):
+        os.write(2, f"{_stage()}: interrupted\n".encode())
+    if not _held:
         raise SystemExit(128 + number)  # an exception, so that `finally` and `with` still clean up
+    if len(_received) > 1:
+        os._exit(128 + number)
 
 
 def _take_signals() -> None:
