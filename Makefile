@@ -3,17 +3,19 @@
 #   make repro    from nothing, or from whatever has changed, to reports/metrics.json
 #   make test     every test
 #   make torture  the long ones: hundreds of interrupted runs, thousands of damaged files; ends with their counts
+#   make report   what this change does to the results, against BASE=main: report.md
 #   make check    lint, format and types
 #   make schema   params.schema.json, after a change of a stage's parameters
 #   make lock     requirements.lock, after a change of pyproject.toml (needs uv)
 
 PYTHON ?= python3
+BASE ?= main
 BIN := .venv/bin
 INSTALLED := .venv/installed-from-lock
 # DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test torture check schema lock
+.PHONY: repro test torture report check schema lock
 
 repro: $(INSTALLED)
 	@$(BIN)/dvc repro
@@ -23,6 +25,9 @@ test: $(INSTALLED)
 
 torture: $(INSTALLED)
 	@$(BIN)/pytest --torture tests/test_crash.py tests/test_mutations.py tests/test_pipeline.py -m torture
+
+report: $(INSTALLED)
+	@$(BIN)/python -m experiments.report $(BASE)
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check .

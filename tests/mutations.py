@@ -311,7 +311,7 @@ def attempt(kind: Kind, damaged: bytes) -> str:
         found = kind.read()
     except (UserError, ArchiveError) as refusal:
         # The frame around a stage makes one line of it; it has to be one that says something.
-        return "a refusal without a reason" if "None" in str(refusal) else "refused"
+        return "a refusal without a reason" if "Errno None" in str(refusal) else "refused"
     except OSError as error:  # the frame makes one line of these as well
         return "refused" if error.strerror else traceback.format_exc()
     except BaseException:

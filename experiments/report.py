@@ -1,0 +1,336 @@
+"""What a change does to the results: a report of two revisions, for a pull request.
+
+    make report BASE=main          (python -m experiments.report main)
+
+In:  params.yaml, dvc.lock and reports/ of the working tree, and the same files of the base out of git. No data, no DVC
+     cache, no remote: it works in a fresh clone.
+Out: report.md, also printed: Markdown, with its pictures as text that GitHub draws (Mermaid), so that one file is all.
+"""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
+
+from experiments.comparison import paired
+from stages.lib.files import write_text
+from stages.lib.stage import UserError, run
+
+REPORT = Path("report.md")
+METRICS, SUMMARY = "reports/metrics.json", "reports/train.json"
+CURVES, PREDICTIONS = "reports/train.csv", "reports/predictions.csv"
+MOST_CLASSES = 20  # of which whole confusion matrices are shown
+
+
+@dataclass(frozen=True)
+class Results:
+    """What one revision says of itself."""
+
+    name: str
+    parameters: dict[str, Any]
+    lock: dict[str, Any]  # stage -> its entry in dvc.lock
+    metrics: dict[str, float]
+    curves: pd.DataFrame  # a row per epoch
+    predictions: pd.DataFrame  # a row per test image: index, actual, predicted, confidence
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise UserError("expected one revision to compare with: make report BASE=main")
+    name = sys.argv[1]
+    commit = resolved(name)
+    base = results(commit, name if not commit.startswith(name) else commit[:9])
+    this = results(None, "this")
+    parts = [
+        f"## Against `{base.name}`",
+        verdict(base, this),
+        changed_parameters(base, this),
+        changed_metrics(base, this),
+        curves(base, this),
+    ]
+    if same_images(base, this):
+        parts += [confusion(base, this), per_class(base, this)]
+    text = "\n\n".join(parts) + "\n"
+    write_text(REPORT, text)
+    print(text, end="")
+
+
+# --- Reading two revisions ---
+
+
+def resolved(revision: str) -> str:
+    """The commit of a revision, or of the branch of that name at `origin`: a fresh clone has but one branch of its own.
+
+    Raises:
+        UserError: git knows neither.
+    """
+    for candidate in (revision, f"origin/{revision}"):
+        found = git("rev-parse", "--verify", "--quiet", f"{candidate}^{{commit}}")
+        if found.returncode == 0:
+            return found.stdout.decode().strip()
+    raise UserError(
+        f"`{revision}` is no revision that git knows here; `git fetch origin {revision}` may bring it, "
+        "and `git fetch --unshallow` the history of a shallow clone"
+    )
+
+
+def results(commit: str | None, name: str) -> Results:
+    """The results of a commit, or of the working tree where it is None.
+
+    Raises:
+        UserError: there are none, or a file is damaged.
+    """
+    parsed: dict[str, Any] = {}
+    for path, parse in PARSERS.items():
+        try:
+            parsed[path] = parse(
+                Path(path).read_text(encoding="utf-8") if commit is None else shown_by_git(commit, path)
+            )
+        except FileNotFoundError as error:
+            remedy = "run `dvc repro`" if commit is None else "run `make repro` there, commit dvc.lock and reports/"
+            raise UserError(f"{path} of `{name}` is not there, so it has no results yet; {remedy}") from error
+        except (ValueError, YAMLFileCorruptedError) as error:
+            raise UserError(f"{path} of `{name}` is damaged; `dvc repro` writes it anew") from error
+    return Results(
+        name=name,
+        parameters=parsed["params.yaml"],
+        lock=parsed["dvc.lock"]["stages"],
+        metrics={**parsed[METRICS], **parsed[SUMMARY]},
+        curves=parsed[CURVES],
+        predictions=parsed[PREDICTIONS],
+    )
+
+
+def table(text: str) -> pd.DataFrame:
+    """A CSV whose class names stay text, also where they are numbers or `NA`."""
+    return pd.read_csv(io.StringIO(text), dtype={"actual": str, "predicted": str}, keep_default_na=False)
+
+
+def mapping(text: str) -> dict[str, Any]:
+    """A YAML file as DVC reads it: `1e-5` is a number."""
+    values = parse_yaml(text, "")
+    if not isinstance(values, dict):
+        raise ValueError("no mapping")
+    return values
+
+
+PARSERS: dict[str, Callable[[str], Any]] = {
+    "params.yaml": mapping,
+    "dvc.lock": mapping,
+    METRICS: json.loads,
+    SUMMARY: json.loads,
+    CURVES: table,
+    PREDICTIONS: table,
+}
+
+
+def shown_by_git(commit: str, path: str) -> str:
+    """A file of a commit.
+
+    Raises:
+        FileNotFoundError: the commit has none of that name.
+    """
+    shown = git("show", f"{commit}:{path}")
+    if shown.returncode:
+        raise FileNotFoundError(path)
+    return shown.stdout.decode()
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run git, whether it succeeds or not."""
+    return subprocess.run(["git", *arguments], capture_output=True, check=False)
+
+
+# --- The parts of the report ---
+
+
+def same_images(base: Results, this: Results) -> bool:
+    """Whether both sides were tested on the same rows of the same data set."""
+    rows = ["index", "actual"]
+    same_rows = base.predictions[rows].equals(this.predictions[rows])
+    return same_rows and base.parameters.get("dataset") == this.parameters.get("dataset")
+
+
+def verdict(base: Results, this: Results) -> str:
+    """Whether the difference in accuracy is real, in a sentence; and on what it stands."""
+    if not same_images(base, this):
+        return "**Not comparable:** the two sides were tested on different images."
+    base_correct, this_correct = (
+        (side.predictions["actual"] == side.predictions["predicted"]).to_numpy() for side in (base, this)
+    )
+    comparison = paired(base_correct, this_correct)
+    return (
+        f"**Accuracy {base_correct.mean():.2%} → {this_correct.mean():.2%}. {comparison}.**\n\n"
+        f"`{base.name}` alone is right on {comparison.only_base:,}, this alone on {comparison.only_this:,} of the same "
+        f"{comparison.rows:,} test images (McNemar's exact test: p = {comparison.p_value:.2g})."
+    )
+
+
+def changed_parameters(base: Results, this: Results) -> str:
+    """What was changed, and which stages that reran."""
+    stages = list(this.lock)
+    owner = {key: stage for side in (base, this) for stage in side.lock for key in recorded(side, stage)}
+    lines = []
+    for key in {**base.parameters, **this.parameters}:
+        before, after = base.parameters.get(key, "-"), this.parameters.get(key, "-")
+        if before != after:
+            rerun = stages[stages.index(owner[key]) :] if owner.get(key) in stages else ["?"]
+            lines.append(row(f"`{key}`", shown(before), shown(after), ", ".join(rerun)))
+    reran = [stage for stage in stages if this.lock[stage] != base.lock.get(stage)]
+    edited = sorted({path for stage in reran for path in changed_code(base, this, stage)})
+    return "\n\n".join(
+        filter(
+            None,
+            [
+                table_of(["parameter", f"`{base.name}`", "this", "reruns"], lines)
+                if lines
+                else "No parameter changed.",
+                f"Changed code: {', '.join(f'`{path}`' for path in edited)}." if edited else "",
+                f"Stages with other inputs or outputs: {', '.join(reran) or 'none'}.",
+                not_current(this),
+            ],
+        )
+    )
+
+
+def not_current(side: Results) -> str:
+    """A warning, where the results are not of the parameters that stand beside them."""
+    for stage in side.lock:
+        for key, value in recorded(side, stage).items():
+            if side.parameters.get(key) != value:
+                return f"> **Out of date:** these results are of `{key}` {shown(value)}. Run `make repro` and commit."
+    return ""
+
+
+def recorded(side: Results, stage: str) -> dict[str, Any]:
+    """The parameters in a stage's entry of dvc.lock."""
+    return dict(side.lock[stage].get("params", {}).get("params.yaml", {}))
+
+
+def changed_code(base: Results, this: Results, stage: str) -> set[str]:
+    """The modules of a stage that differ, by their md5 in dvc.lock."""
+    before, after = (
+        {dep["path"]: dep.get("md5") for dep in side.lock.get(stage, {}).get("deps", [])} for side in (base, this)
+    )
+    return {path for path in {**before, **after} if path.endswith(".py") and before.get(path) != after.get(path)}
+
+
+def changed_metrics(base: Results, this: Results) -> str:
+    """Every figure before and after."""
+    lines = []
+    for name in {**base.metrics, **this.metrics}:
+        before, after = base.metrics.get(name), this.metrics.get(name)
+        change = after - before if before is not None and after is not None else None
+        lines.append(row(name, figure(before), figure(after), "" if not change else f"{change:+.4g}"))
+    return table_of(["metric", f"`{base.name}`", "this", "change"], lines)
+
+
+def curves(base: Results, this: Results) -> str:
+    """Loss of both sides on the validation rows, epoch by epoch, in one picture."""
+    lines = "\n".join(
+        f"    line [{', '.join(f'{value:.4f}' for value in side.curves['val_loss'])}]" for side in (base, this)
+    )
+    epochs = max(len(base.curves), len(this.curves))
+    return (
+        "```mermaid\n"
+        '---\nconfig:\n  themeVariables:\n    xyChart:\n      plotColorPalette: "#8c8c8c, #d62728"\n---\n'
+        "xychart-beta\n"
+        f'    title "Loss on val by epoch: {base.name} grey, this red"\n'
+        f"    x-axis [{', '.join(str(epoch + 1) for epoch in range(epochs))}]\n"
+        f'    y-axis "cross-entropy"\n{lines}\n```'
+    )
+
+
+def classes(*sides: Results) -> list[str]:
+    """The names of all classes, numbers in their order."""
+    names = {name for side in sides for column in ("actual", "predicted") for name in side.predictions[column]}
+    return sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
+
+
+def confusion(base: Results, this: Results) -> str:
+    """The confusion matrices side by side, or, of many classes, the pairs that changed most."""
+    names = classes(base, this)
+    counts = [
+        pd.crosstab(side.predictions["actual"], side.predictions["predicted"])
+        .reindex(index=names, columns=names, fill_value=0)
+        .to_numpy()
+        for side in (base, this)
+    ]
+    if len(names) > MOST_CLASSES:
+        change = counts[1] - counts[0]
+        np.fill_diagonal(change, 0)
+        lines = []
+        for flat in np.argsort(-np.abs(change), axis=None, kind="stable")[:10]:
+            place = np.unravel_index(flat, change.shape)
+            cells = [names[number] for number in place] + [side[place] for side in counts] + [f"{change[place]:+d}"]
+            lines.append(row(*cells))
+        head = ["actual", "said", f"`{base.name}`", "this", "change"]
+        return "### Confusions that changed most\n\n" + table_of(head, lines)
+    sides = []
+    for name, matrix in zip((f"`{base.name}`", "this"), counts, strict=True):
+        lines = [
+            row(f"**{names[actual]}**", *(f"**{n}**" if said == actual else n or "" for said, n in enumerate(line)))
+            for actual, line in enumerate(matrix.tolist())
+        ]
+        sides.append(f"<td>\n\n{name}\n\n{table_of(['actual', *names], lines)}\n\n</td>")
+    return "### Confusion\n\n<table><tr>" + "".join(sides) + "</tr></table>"
+
+
+def per_class(base: Results, this: Results) -> str:
+    """How much of each class was found: recall, before and after."""
+    images = this.predictions["actual"].value_counts()
+    names = [name for name in classes(base, this) if name in images]
+    before, after = (found(side).reindex(names) for side in (base, this))
+    change = after - before
+    if len(names) > MOST_CLASSES:
+        names = list(change.abs().sort_values(ascending=False, kind="stable").index[:10])
+    lines = [
+        row(name, images[name], f"{before[name]:.1%}", f"{after[name]:.1%}", points(change[name])) for name in names
+    ]
+    return "### Found of each class\n\n" + table_of(["class", "images", f"`{base.name}`", "this", "points"], lines)
+
+
+def found(side: Results) -> "pd.Series[float]":
+    """Recall: the share of each class that was found."""
+    right = side.predictions["actual"] == side.predictions["predicted"]
+    return right.astype(float).groupby(side.predictions["actual"]).mean()
+
+
+# --- Markdown ---
+
+
+def row(*cells: object) -> str:
+    """A row of a table."""
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def table_of(head: list[str], lines: list[str]) -> str:
+    """A table; the first column stands left, all others right."""
+    return "\n".join([row(*head), row(":--", *["--:"] * (len(head) - 1)), *lines])
+
+
+def shown(value: object) -> str:
+    """A value as params.yaml would have it."""
+    return f"`{json.dumps(value) if not isinstance(value, str) else value}`"
+
+
+def figure(value: float | None) -> str:
+    """A metric to five significant digits."""
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
+
+
+def points(change: float) -> str:
+    """A difference of shares in percentage points."""
+    return f"{change * 100:+.1f}" if change else ""
+
+
+if __name__ == "__main__":
+    run(main)

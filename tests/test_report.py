@@ -1,0 +1,147 @@
+"""The report that compares two revisions, and its statistics."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from experiments.comparison import paired
+from tests.conftest import Project
+
+
+def sides(only_base: int, only_this: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two sides that are both right on half of the other rows."""
+    base, this = np.arange(rows) % 2 == 0, np.arange(rows) % 2 == 0
+    base[:only_base], this[:only_base] = True, False
+    base[only_base : only_base + only_this], this[only_base : only_base + only_this] = False, True
+    return base, this
+
+
+def test_mcnemars_p_value_is_exact() -> None:
+    # Of 10 rows that one side alone got right, 2 and 8: twice the chance of at most 2 heads in 10 throws.
+    assert paired(*sides(2, 8, 1000)).p_value == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+    assert paired(*sides(8, 2, 1000)).p_value == paired(*sides(2, 8, 1000)).p_value
+    assert paired(*sides(0, 0, 100)).p_value == 1.0
+
+
+def test_the_interval_is_that_of_resampled_rows() -> None:
+    base, this = sides(120, 180, 10_000)
+    found = paired(base, this)
+    difference = this.astype(int) - base.astype(int)
+    random = np.random.default_rng(1)
+    drawn = [difference[random.integers(0, 10_000, 10_000)].mean() for _ in range(2000)]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=3e-4)
+    spread = norm.ppf(0.975) * difference.std() / 100
+    assert (found.low, found.high) == pytest.approx((0.006 - spread, 0.006 + spread), abs=2e-4)
+    assert found.difference == 0.006
+
+
+@pytest.mark.parametrize(
+    ("only_base", "only_this", "words"),
+    [
+        (100, 131, "+0.31 points, 95 % interval +0.0"),
+        (10, 60, "better than chance explains on 10,000 images"),
+        (60, 10, "worse than chance explains on 10,000 images"),
+        (110, 130, "not told apart from chance on 10,000 images"),
+        (0, 0, "+0.00 points, 95 % interval +0.00 to +0.00: not told apart from chance"),
+    ],
+)
+def test_one_sentence_for_a_reviewer(only_base: int, only_this: int, words: str) -> None:
+    assert words in str(paired(*sides(only_base, only_this, 10_000)))
+
+
+def report(project: Project, base: str = "main") -> str:
+    return project.run("python", "-W", "error", "-m", "experiments.report", base).stdout
+
+
+@pytest.fixture
+def proposal(project: Project, tmp_path: Path) -> Project:
+    """A bare clone, with nothing of DVC's, of a branch that changes the learning rate."""
+    project.run("git", "switch", "--quiet", "--create", "proposal")
+    project.set(lr=0.003, epochs=2)
+    project.repro()
+    project.commit("another lr")
+    clone = Project(tmp_path / "clone")
+    project.run("git", "clone", "--quiet", str(project.root), str(clone.root))
+    assert not (clone.root / ".dvc/cache").exists()
+    return clone
+
+
+def test_a_report_in_a_bare_clone(proposal: Project) -> None:
+    text = report(proposal)
+    assert (proposal.root / "report.md").read_text() == text
+    assert text.startswith("## Against `main`\n\n**Accuracy ")
+    assert "| `lr` | `0.001` | `0.003` | train, evaluate |" in text
+    assert "Stages with other inputs or outputs: train, evaluate." in text
+    assert "on 1,000 images.**" in text
+    assert text.count("    line [") == 2
+    assert "| accuracy | " in text
+    assert "Out of date" not in text
+    for command in ("metrics", "params"):
+        assert "| 0.00" in proposal.run("dvc", command, "diff", "origin/main", "--md").stdout
+    proposal.run("dvc", "plots", "diff", "origin/main")
+
+
+def test_nothing_changed(fresh: Project) -> None:
+    text = report(fresh)
+    assert "+0.00 points" in text
+    assert "No parameter changed." in text
+    assert "other inputs or outputs: none." in text
+
+
+def test_a_forgotten_run_is_told(fresh: Project) -> None:
+    fresh.set(lr=0.5)
+    assert "> **Out of date:** these results are of `lr` `0.001`. Run `make repro` and commit." in report(fresh)
+
+
+def test_equal_numbers_in_other_words_are_no_change(fresh: Project) -> None:
+    fresh.set(lr="1e-3")
+    assert "No parameter changed." in report(fresh)
+    assert "Out of date" not in report(fresh)
+
+
+def test_other_test_images_are_not_compared(fresh: Project) -> None:
+    path = fresh.root / "reports/predictions.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    text = report(fresh)
+    assert "**Not comparable:** the two sides were tested on different images." in text
+    assert "points, 95 % interval" not in text
+    assert "### Confusion" not in text
+
+
+def test_of_many_classes_the_ones_that_changed_most(fresh: Project) -> None:
+    path = fresh.root / "reports/predictions.csv"
+    table = pd.read_csv(path)
+    table["actual"] = table["index"] % 30
+    table["predicted"] = table["actual"]
+    table.to_csv(path, index=False)
+    fresh.commit("30 classes, all right")
+    table.loc[table["actual"] == 7, "predicted"] = 8
+    table.to_csv(path, index=False)
+    text = report(fresh, "HEAD")
+    wrong = int((table["actual"] == 7).sum())
+    assert f"| 7 | 8 | 0 | {wrong} | +{wrong} |" in text
+    assert f"| 7 | {wrong} | 100.0% | 0.0% | -100.0 |" in text
+    assert text.count("100.0% | 100.0% |") == 9
+
+
+def test_what_cannot_be_compared_is_one_line(fresh: Project) -> None:
+    def refusal(base: str) -> str:
+        return fresh.run("python", "-m", "experiments.report", base, fails=True).stderr
+
+    assert refusal("mian").startswith(
+        "report: error: `mian` is no revision that git knows here; `git fetch origin mian`"
+    )
+    fresh.run("git", "rm", "-q", "-r", "--cached", "reports")
+    fresh.run("git", "commit", "-q", "-m", "no results")
+    assert refusal("HEAD") == (
+        "report: error: reports/metrics.json of `HEAD` is not there, so it has no results yet; "
+        "run `make repro` there, commit dvc.lock and reports/\n"
+    )
+    (fresh.root / "reports/train.csv").unlink()
+    assert "reports/train.csv of `this` is not there, so it has no results yet; run `dvc repro`" in refusal("HEAD~1")
+    (fresh.root / "reports/train.csv").write_text("")
+    assert refusal("HEAD~1").startswith("report: error: reports/train.csv of `this` is damaged")
