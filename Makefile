@@ -4,18 +4,20 @@
 #   make test     every test
 #   make torture  the long ones: hundreds of interrupted runs, thousands of damaged files; ends with their counts
 #   make report   what this change does to the results, against BASE=main: report.md
+#   make sweep    a grid of experiments, NAME=learning-rate, and the table of what came out
 #   make check    lint, format and types
 #   make schema   params.schema.json, after a change of a stage's parameters
 #   make lock     requirements.lock, after a change of pyproject.toml (needs uv)
 
 PYTHON ?= python3
 BASE ?= main
+NAME ?= learning-rate
 BIN := .venv/bin
 INSTALLED := .venv/installed-from-lock
 # DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test torture report check schema lock
+.PHONY: repro test torture report sweep check schema lock
 
 repro: $(INSTALLED)
 	@$(BIN)/dvc repro
@@ -28,6 +30,9 @@ torture: $(INSTALLED)
 
 report: $(INSTALLED)
 	@$(BIN)/python -m experiments.report $(BASE)
+
+sweep: $(INSTALLED)
+	@$(BIN)/python -m experiments.sweep $(NAME)
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check .
