@@ -40,11 +40,11 @@ def repro(project: Project, count: Count) -> str:
     raise AssertionError(done.stderr)
 
 
-@pytest.mark.torture(quick=1, long=26)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.torture(quick=2, long=26 * len(STAGES))
 def test_a_kill_at_any_moment_of_a_stage(
-    project: Project, reproduced: Project, seconds: dict[str, float], stage: str, part: int, count: Count
+    project: Project, reproduced: Project, seconds: dict[str, float], part: int, count: Count
 ) -> None:
+    stage = ["train", "cache", "download", "normalize", "evaluate"][part % len(STAGES)]
     project.forget(stage)
     running = project.start("dvc", "repro")
     running.wait_for(f"Running stage '{stage}'")
@@ -132,7 +132,7 @@ def test_dvc_records_no_interrupted_training(project: Project, reproduced: Proje
     assert (project.root / "dvc.lock").read_bytes() == lock
     assert not list((project.root / "models").glob("*.json"))
     again = project.run("dvc", "repro").stdout
-    assert re.search(r"going on behind epoch [2-9], step [1-9]\d*, of an interrupted run", again)
+    assert re.search(r"going on behind epoch [2-9], step \d+, of an interrupted run", again)
     assert max(Counter(EPOCH.findall(printed + again)).values()) == 1
     assert artifacts(project) == artifacts(reproduced)
 
@@ -211,7 +211,7 @@ def test_a_full_disk(
         assert artifacts(full) == artifacts(reproduced)
 
 
-@pytest.mark.torture(quick=1, long=2)
+@pytest.mark.torture(quick=0, long=2)
 def test_read_only_links(project: Project, reproduced: Project, part: int) -> None:
     """DVC's cheap links into its cache are replaced, never written through."""
     kind = ["symlink", "hardlink"][part]
