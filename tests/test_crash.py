@@ -128,7 +128,8 @@ def test_dvc_records_no_interrupted_training(project: Project, reproduced: Proje
     assert "train: interrupted" in printed
     assert "Traceback" not in printed
     if sent == signal.SIGINT:  # SIGTERM ends DVC itself as well
-        assert "exited with 130" in printed
+        # The shell between DVC and the stage: bash becomes the stage, dash waits for it and dies of the signal itself.
+        assert re.search(r"exited with (130|-2)$", printed, re.M)
     assert (project.root / "dvc.lock").read_bytes() == lock
     assert not list((project.root / "models").glob("*.json"))
     again = project.run("dvc", "repro").stdout
