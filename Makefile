@@ -4,8 +4,9 @@
 #   make test     every test
 #   make torture  the long ones: hundreds of interrupted runs, thousands of damaged files; ends with their counts
 #   make report   what this change does to the results, against BASE=main: report.md
+#   make verify   whether the last commit's results come out again, run from nothing in a clone of their own
 #   make sweep    a grid of experiments, NAME=learning-rate, and the table of what came out
-#   make check    lint, format and types
+#   make check    lint, format and types; the workflows, too
 #   make schema   params.schema.json, after a change of a stage's parameters
 #   make lock     requirements.lock, after a change of pyproject.toml (needs uv)
 
@@ -17,7 +18,7 @@ INSTALLED := .venv/installed-from-lock
 # DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test torture report sweep check schema lock
+.PHONY: repro test torture report verify sweep check schema lock
 
 repro: $(INSTALLED)
 	@$(BIN)/dvc repro
@@ -31,6 +32,9 @@ torture: $(INSTALLED)
 report: $(INSTALLED)
 	@$(BIN)/python -m experiments.report $(BASE)
 
+verify: $(INSTALLED)
+	@$(BIN)/python -m experiments.verify
+
 sweep: $(INSTALLED)
 	@$(BIN)/python -m experiments.sweep $(NAME)
 
@@ -38,13 +42,14 @@ check: $(INSTALLED)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/zizmor --offline --quiet --no-progress .github/workflows
 
 schema: $(INSTALLED)
 	@$(BIN)/python -m stages.schema
 
 lock:
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-	    --group dev pyproject.toml --output-file requirements.lock
+	    --extra s3 --group dev pyproject.toml --output-file requirements.lock
 
 .venv: $(INSTALLED)
 

@@ -21,6 +21,7 @@ import pandas as pd
 from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 
 from experiments.comparison import paired
+from experiments.status import stale
 from stages.lib.files import write_text
 from stages.lib.stage import UserError, run
 
@@ -47,18 +48,12 @@ def main() -> None:
         raise UserError("expected one revision to compare with: make report BASE=main")
     name = sys.argv[1]
     commit = resolved(name)
-    base = results(commit, name if not commit.startswith(name) else commit[:9])
-    this = results(None, "this")
-    parts = [
-        f"## Against `{base.name}`",
-        verdict(base, this),
-        changed_parameters(base, this),
-        changed_metrics(base, this),
-        curves(base, this),
-    ]
-    if same_images(base, this):
-        parts += [confusion(base, this), per_class(base, this)]
-    text = "\n\n".join(parts) + "\n"
+    name = name if not commit.startswith(name) else commit[:9]
+    base, this = results(commit, name), results(None, "this")
+    if this is None:
+        raise UserError(f"{METRICS} is not there, so there are no results yet; run `make repro`")
+    parts = [f"## Against `{name}`", *(alone(name, this) if base is None else compared(base, this))]
+    text = "\n\n".join(filter(None, parts)) + "\n"
     write_text(REPORT, text)
     print(text, end="")
 
@@ -82,11 +77,11 @@ def resolved(revision: str) -> str:
     )
 
 
-def results(commit: str | None, name: str) -> Results:
-    """The results of a commit, or of the working tree where it is None.
+def results(commit: str | None, name: str) -> Results | None:
+    """The results of a commit, or of the working tree where it is None; None where there are none yet.
 
     Raises:
-        UserError: there are none, or a file is damaged.
+        UserError: a file is missing beside others, or damaged.
     """
     parsed: dict[str, Any] = {}
     for path, parse in PARSERS.items():
@@ -95,8 +90,10 @@ def results(commit: str | None, name: str) -> Results:
                 Path(path).read_text(encoding="utf-8") if commit is None else shown_by_git(commit, path)
             )
         except FileNotFoundError as error:
-            remedy = "run `dvc repro`" if commit is None else "run `make repro` there, commit dvc.lock and reports/"
-            raise UserError(f"{path} of `{name}` is not there, so it has no results yet; {remedy}") from error
+            if path == METRICS:
+                return None
+            remedy = "run `make repro`" if commit is None else "run `make repro` there, commit dvc.lock and reports/"
+            raise UserError(f"{path} of `{name}` is not there; {remedy}") from error
         except (ValueError, YAMLFileCorruptedError) as error:
             raise UserError(f"{path} of `{name}` is damaged; `dvc repro` writes it anew") from error
     return Results(
@@ -123,9 +120,9 @@ def mapping(text: str) -> dict[str, Any]:
 
 
 PARSERS: dict[str, Callable[[str], Any]] = {
+    METRICS: json.loads,
     "params.yaml": mapping,
     "dvc.lock": mapping,
-    METRICS: json.loads,
     SUMMARY: json.loads,
     CURVES: table,
     PREDICTIONS: table,
@@ -150,6 +147,38 @@ def git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
 
 
 # --- The parts of the report ---
+
+
+def compared(base: Results, this: Results) -> list[str]:
+    """All of them, where both sides have results."""
+    parts = [
+        out_of_date(),
+        verdict(base, this),
+        changed_parameters(base, this),
+        metrics(base, this),
+        curves(base, this),
+    ]
+    return [*parts, confusion(base, this), per_class(base, this)] if same_images(base, this) else parts
+
+
+def alone(name: str, this: Results) -> list[str]:
+    """What can be said where the base has no results yet."""
+    return [
+        out_of_date(),
+        f"**`{name}` has no results yet**, so there is nothing to compare with. These are the first:",
+        metrics(this),
+        curves(this),
+    ]
+
+
+def out_of_date() -> str:
+    """A warning, where the results are not of the code and the parameters that stand beside them."""
+    if not (changed := stale()):
+        return ""
+    return (
+        f"> **Out of date:** what follows was measured before the last change of {', '.join(changed)}. "
+        "Run `make repro`, and commit dvc.lock and reports/."
+    )
 
 
 def same_images(base: Results, this: Results) -> bool:
@@ -195,19 +224,9 @@ def changed_parameters(base: Results, this: Results) -> str:
                 else "No parameter changed.",
                 f"Changed code: {', '.join(f'`{path}`' for path in edited)}." if edited else "",
                 f"Stages with other inputs or outputs: {', '.join(reran) or 'none'}.",
-                not_current(this),
             ],
         )
     )
-
-
-def not_current(side: Results) -> str:
-    """A warning, where the results are not of the parameters that stand beside them."""
-    for stage in side.lock:
-        for key, value in recorded(side, stage).items():
-            if side.parameters.get(key) != value:
-                return f"> **Out of date:** these results are of `{key}` {shown(value)}. Run `make repro` and commit."
-    return ""
 
 
 def recorded(side: Results, stage: str) -> dict[str, Any]:
@@ -223,27 +242,32 @@ def changed_code(base: Results, this: Results, stage: str) -> set[str]:
     return {path for path in {**before, **after} if path.endswith(".py") and before.get(path) != after.get(path)}
 
 
-def changed_metrics(base: Results, this: Results) -> str:
-    """Every figure before and after."""
+def metrics(*sides: Results) -> str:
+    """Every figure; of two sides, before and after."""
     lines = []
-    for name in {**base.metrics, **this.metrics}:
-        before, after = base.metrics.get(name), this.metrics.get(name)
-        change = after - before if before is not None and after is not None else None
-        lines.append(row(name, figure(before), figure(after), "" if not change else f"{change:+.4g}"))
-    return table_of(["metric", f"`{base.name}`", "this", "change"], lines)
+    for name in {name: None for side in sides for name in side.metrics}:
+        values = [side.metrics.get(name) for side in sides]
+        change = [] if len(sides) == 1 else [difference(*values)]
+        lines.append(row(name, *map(figure, values), *change))
+    return table_of(["metric", *(f"`{side.name}`" for side in sides), *["change"] * (len(sides) - 1)], lines)
 
 
-def curves(base: Results, this: Results) -> str:
-    """Loss of both sides on the validation rows, epoch by epoch, in one picture."""
-    lines = "\n".join(
-        f"    line [{', '.join(f'{value:.4f}' for value in side.curves['val_loss'])}]" for side in (base, this)
-    )
-    epochs = max(len(base.curves), len(this.curves))
+def difference(before: float | None, after: float | None) -> str:
+    """What a figure gained; empty where it is equal or new."""
+    return "" if before is None or after is None or before == after else f"{after - before:+.4g}"
+
+
+def curves(*sides: Results) -> str:
+    """Loss on the validation rows, epoch by epoch, of all sides in one picture: the last one red."""
+    lines = "\n".join(f"    line [{', '.join(f'{value:.4f}' for value in side.curves['val_loss'])}]" for side in sides)
+    epochs = max(len(side.curves) for side in sides)
+    title = ": {} grey, {} red".format(*(side.name for side in sides)) if len(sides) == 2 else ""
     return (
         "```mermaid\n"
-        '---\nconfig:\n  themeVariables:\n    xyChart:\n      plotColorPalette: "#8c8c8c, #d62728"\n---\n'
+        "---\nconfig:\n  themeVariables:\n    xyChart:\n"
+        f'      plotColorPalette: "{"#8c8c8c, " * (len(sides) - 1)}#d62728"\n---\n'
         "xychart-beta\n"
-        f'    title "Loss on val by epoch: {base.name} grey, this red"\n'
+        f'    title "Loss on val by epoch{title}"\n'
         f"    x-axis [{', '.join(str(epoch + 1) for epoch in range(epochs))}]\n"
         f'    y-axis "cross-entropy"\n{lines}\n```'
     )

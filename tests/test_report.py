@@ -93,7 +93,7 @@ def test_nothing_changed(fresh: Project) -> None:
 
 def test_a_forgotten_run_is_told(fresh: Project) -> None:
     fresh.set(lr=0.5)
-    assert "> **Out of date:** these results are of `lr` `0.001`. Run `make repro` and commit." in report(fresh)
+    assert "> **Out of date:** what follows was measured before the last change of train: lr. Run" in report(fresh)
 
 
 def test_equal_numbers_in_other_words_are_no_change(fresh: Project) -> None:
@@ -128,6 +128,15 @@ def test_of_many_classes_the_ones_that_changed_most(fresh: Project) -> None:
     assert text.count("100.0% | 100.0% |") == 9
 
 
+def test_the_first_results_are_shown_alone(fresh: Project) -> None:
+    fresh.run("git", "rm", "--quiet", "-r", "--cached", "reports")
+    fresh.run("git", "commit", "--quiet", "--message", "no results")
+    text = report(fresh, "HEAD")
+    assert "**`HEAD` has no results yet**, so there is nothing to compare with." in text
+    assert "| metric | `this` |\n" in text
+    assert text.count("    line [") == 1
+
+
 def test_what_cannot_be_compared_is_one_line(fresh: Project) -> None:
     def refusal(base: str) -> str:
         return fresh.run("python", "-m", "experiments.report", base, fails=True).stderr
@@ -135,13 +144,13 @@ def test_what_cannot_be_compared_is_one_line(fresh: Project) -> None:
     assert refusal("mian").startswith(
         "report: error: `mian` is no revision that git knows here; `git fetch origin mian`"
     )
-    fresh.run("git", "rm", "-q", "-r", "--cached", "reports")
-    fresh.run("git", "commit", "-q", "-m", "no results")
+    fresh.run("git", "rm", "--quiet", "--cached", "reports/train.csv")
+    fresh.run("git", "commit", "--quiet", "--message", "a part")
     assert refusal("HEAD") == (
-        "report: error: reports/metrics.json of `HEAD` is not there, so it has no results yet; "
+        "report: error: reports/train.csv of `HEAD` is not there; "
         "run `make repro` there, commit dvc.lock and reports/\n"
     )
-    (fresh.root / "reports/train.csv").unlink()
-    assert "reports/train.csv of `this` is not there, so it has no results yet; run `dvc repro`" in refusal("HEAD~1")
     (fresh.root / "reports/train.csv").write_text("")
     assert refusal("HEAD~1").startswith("report: error: reports/train.csv of `this` is damaged")
+    (fresh.root / "reports/metrics.json").unlink()
+    assert refusal("HEAD~1").startswith("report: error: reports/metrics.json is not there, so there are no results yet")
