@@ -81,18 +81,16 @@ def test_with_a_warm_cache_the_same(project: Project, reproduced: Project, part:
 @pytest.mark.parametrize(
     ("parameters", "stages"),
     [
-        ({"lr": 0.01}, AFTER_TRAINING),
-        ({"batch_size": 128}, AFTER_TRAINING),
-        ({"epochs": 2}, AFTER_TRAINING),
-        ({"hidden": [64, 64]}, AFTER_TRAINING),
-        ({"seed": 1}, AFTER_TRAINING),
         ({"calibration_bins": 10}, ["evaluate"]),
-        ({"storage_dtype": "float16"}, ["cache", "train", "evaluate"]),
-        ({"val_fraction": 0.15}, ["normalize", "cache", "train", "evaluate"]),
+        ({"lr": 0.01, "batch_size": 128, "hidden": [64, 64], "seed": 1}, AFTER_TRAINING),
+        ({"storage_dtype": "float16"}, ["cache", *AFTER_TRAINING]),
+        ({"val_fraction": 0.15}, ["normalize", "cache", *AFTER_TRAINING]),
     ],
     ids=str,
 )
 def test_what_a_change_reruns(project: Project, parameters: dict[str, object], stages: list[str]) -> None:
+    if "train" in stages:
+        parameters["epochs"] = 1
     project.set(**parameters)
     assert project.repro() == stages
 
@@ -107,16 +105,16 @@ def test_another_data_set_reruns_all_and_needs_one_line(project: Project) -> Non
     )
     assert project.repro() == ["download", "normalize"], "the same bytes come out: the rest has nothing to do"
     project.stage("schema")
-    project.set(dataset="again")
+    project.set(dataset="again", epochs=1)
     assert project.repro() == STAGES
 
 
 def test_going_back_takes_the_earlier_result_from_the_cache(project: Project) -> None:
     before = hashes(project)
-    project.set(lr=0.01)
+    project.set(epochs=1)
     assert project.repro() == AFTER_TRAINING
     assert hashes(project) != before
-    project.set(lr=0.001)
+    project.set(epochs=10)
     assert project.repro() == []
     assert hashes(project) == before
 
@@ -132,29 +130,6 @@ def test_a_typo_costs_nothing(project: Project) -> None:
     project.set(lr=0.001)
     assert project.repro() == []
     assert {path: path.read_bytes() for path in before} == before
-
-
-def test_exp_run_in_a_fresh_clone(fresh: Project) -> None:
-    fresh.run("dvc", "exp", "run", "-S", "lr=0.01", "-S", "epochs=1")
-    assert json.loads((fresh.root / "models/model.json").read_text())["parameters"]["lr"] == 0.01
-    shown = fresh.run("dvc", "exp", "show", "--csv").stdout
-    assert "0.01" in shown
-    fresh.run("dvc", "exp", "run", "-S", "lr=1e-5", "-S", "hidden=[32]", "-S", "activation=relu")
-    assert json.loads((fresh.root / "models/model.json").read_text())["parameters"]["lr"] == 1e-5
-
-
-def test_metrics_diff_in_a_clone_without_cache(project: Project, tmp_path: Path) -> None:
-    project.commit("before")
-    project.set(lr=0.01)
-    project.repro()
-    project.commit("after")
-    clone = Project(tmp_path / "clone")
-    project.run("git", "clone", "--quiet", str(project.root), str(clone.root))
-    assert not (clone.root / ".dvc/cache").exists()
-    lines = clone.run("dvc", "metrics", "diff", "--md", "HEAD~1").stdout.splitlines()
-    changed = {line.split("|")[2].strip() for line in lines if "metrics.json" in line}
-    assert {"accuracy", "loss", "macro_f1", "calibration_error", "accuracy_low", "accuracy_high"} <= changed
-    assert "lr" in clone.run("dvc", "params", "diff", "--md", "HEAD~1").stdout
 
 
 def test_plots_show_every_picture(project: Project) -> None:

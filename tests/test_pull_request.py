@@ -1,0 +1,164 @@
+"""The workflows of .github/: their steps as they stand there, for proposals of several kinds to a bare repository.
+
+What only GitHub has, its checkout, its artifacts and its `gh`, is played by the test; what is tested are our commands.
+"""
+
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, Project, environment
+
+WORKFLOWS = ROOT / ".github/workflows"
+LAST_BITS = "verified: the results of this commit came out again, the same to the last bit"
+
+
+def workflow(name: str) -> dict[str, Any]:
+    """A workflow; YAML 1.1 reads its key `on` as true."""
+    values = yaml.safe_load((WORKFLOWS / f"{name}.yaml").read_text())
+    return {"on": values.pop(True), **values}
+
+
+def commands(name: str, job: str) -> list[str]:
+    """What a job runs itself, step by step."""
+    return [step["run"] for step in workflow(name)["jobs"][job]["steps"] if "run" in step]
+
+
+def test_it_may_do_no_more_than_it_has_to() -> None:
+    runs_proposals, writes = workflow("pull-request"), workflow("pull-request-comment")
+    assert list(runs_proposals["on"]) == ["pull_request"]
+    assert runs_proposals["permissions"] == {"contents": "read"}
+    assert not any("permissions" in job for job in runs_proposals["jobs"].values())
+    assert "{{ secrets" not in (WORKFLOWS / "pull-request.yaml").read_text()
+    assert writes["permissions"] == {}
+    assert writes["jobs"]["comment"]["permissions"] == {"actions": "read", "pull-requests": "write"}
+    used = [step.get("uses", "") for step in writes["jobs"]["comment"]["steps"]]
+    assert not any("checkout" in action for action in used), "it must not run what was proposed"
+    assert writes["on"]["workflow_run"]["workflows"] == [runs_proposals["name"]]
+
+
+def test_actions_are_pinned_and_steps_are_short() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for path in WORKFLOWS.glob("*.yaml"):
+        for job in workflow(path.stem)["jobs"].values():
+            assert job["timeout-minutes"] <= 60
+            for step in job["steps"]:
+                if "uses" in step:
+                    assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", step["uses"])
+                    continue
+                assert len(step["run"].splitlines()) == 1
+                assert "${{" not in step["run"], "a name of a branch is not to become a command"
+                if step["run"].startswith("make "):
+                    assert step["run"].removeprefix("make ") in targets
+
+
+def test_every_check_is_made() -> None:
+    assert commands("pull-request", "checks") == ["make check", "make test"]
+
+
+class Proposal:
+    """A branch of a bare repository, checked out and run as the job `results` does, as far as its steps succeed."""
+
+    def __init__(self, origin: Path, branch: str, root: Path) -> None:
+        self.project = Project(root)
+        subprocess.run(["git", "clone", "--quiet", "--branch", branch, origin, root], check=True, env=environment())
+        (root / ".venv").symlink_to(sys.prefix)
+        (installed := root.parent / "installed").touch()  # newer than the lock, so `make` has nothing to install
+        self.summary = root.parent / f"{branch}.summary.md"
+        self.printed = ""
+        self.failed: str | None = None
+        for command in commands("pull-request", "results"):
+            if self.failed is None:
+                done = subprocess.run(
+                    ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", command],
+                    cwd=root,
+                    env=environment()
+                    | {"BASE": "main", "GITHUB_STEP_SUMMARY": str(self.summary), "MAKEFLAGS": f"INSTALLED={installed}"},
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                self.printed += done.stdout + done.stderr
+                self.failed = command if done.returncode else None
+
+    @property
+    def report(self) -> str:
+        """What the comment will say."""
+        text = (self.project.root / "report.md").read_text()
+        assert self.summary.read_text() == text
+        return text
+
+
+@pytest.fixture
+def propose(project: Project, tmp_path: Path) -> Any:
+    """Commit what is in the working tree as a branch, push it to a bare repository, and run the workflow on it."""
+    origin = tmp_path / "origin.git"
+    project.run("git", "init", "--quiet", "--bare", "--initial-branch=main", str(origin))
+    project.run("git", "push", "--quiet", str(origin), "main")
+
+    def on_branch(branch: str) -> Proposal:
+        project.run("git", "switch", "--quiet", "--create", branch)
+        project.commit(branch)
+        project.run("git", "push", "--quiet", str(origin), branch)
+        return Proposal(origin, branch, tmp_path / branch)
+
+    return on_branch
+
+
+def test_a_better_lr(project: Project, propose: Any) -> None:
+    project.set(lr=0.003)
+    project.repro()
+    proposal = propose("better-lr")
+    assert proposal.failed is None, proposal.printed
+    assert "| `lr` | `0.001` | `0.003` | train, evaluate |" in proposal.report
+    assert "Out of date" not in proposal.report
+    assert proposal.printed.rstrip().endswith(LAST_BITS)
+
+
+def test_an_unchanged_pipeline(project: Project, propose: Any) -> None:
+    (project.root / "README.md").write_text("# Another one\n")
+    proposal = propose("readme")
+    assert proposal.failed is None, proposal.printed
+    assert "No parameter changed." in proposal.report
+    assert "other inputs or outputs: none." in proposal.report
+    assert proposal.printed.rstrip().endswith(LAST_BITS)
+
+
+def test_a_forgotten_run(project: Project, propose: Any) -> None:
+    project.set(lr=0.003)
+    proposal = propose("forgotten")
+    assert proposal.failed == "make verify"
+    assert "> **Out of date:** what follows was measured before the last change of train: lr." in proposal.report
+    assert (
+        "verify: error: dvc.lock and reports/ are of another state than the commit, changed since: train: lr; "
+        "run `make repro`, then commit dvc.lock and reports/ together with the change"
+    ) in proposal.printed
+    assert "Running stage" not in proposal.printed, "seen without running anything"
+
+
+def test_a_broken_parameter(project: Project, propose: Any) -> None:
+    project.set(lr=-1)
+    proposal = propose("broken")
+    assert proposal.failed == "make verify"
+    assert "verify: error: params.yaml: lr: found -1, expected a number above 0" in proposal.printed
+    assert "Traceback" not in proposal.printed
+
+
+def test_the_comment(tmp_path: Path) -> None:
+    """`gh` is given the branch as one word, whatever its name, and the report as a file."""
+    (command,) = commands("pull-request-comment", "comment")
+    gh = tmp_path / "gh"
+    gh.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > called\n')
+    gh.chmod(gh.stat().st_mode | stat.S_IXUSR)
+    variables = {"BRANCH": "somebody:a $(touch injected) branch", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(["bash", "-e", "-c", command], cwd=tmp_path, env=variables, check=True)
+    assert (tmp_path / "called").read_text().splitlines() == [
+        *["pr", "comment", variables["BRANCH"], "--body-file", "report.md", "--edit-last", "--create-if-none"]
+    ]
+    assert not (tmp_path / "injected").exists()

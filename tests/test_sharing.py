@@ -1,0 +1,101 @@
+"""A remote, a colleague's clone, two branches that come together: the real dvc, and a server that speaks S3."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from tests.conftest import Project, artifacts
+
+
+def clone(project: Project, root: Path) -> Project:
+    """What a colleague has: the files in git, no data, no cache."""
+    project.run("git", "clone", "--quiet", str(project.root), str(root))
+    return Project(root)
+
+
+@pytest.fixture(params=["folder", "S3"])
+def remote(request: pytest.FixtureRequest, project: Project, tmp_path: Path) -> Iterator[list[list[str]]]:
+    """A remote that is named in the project's git, as README says; and the commands that tell DVC the credentials."""
+    if request.param == "folder":
+        project.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "remote"))
+        project.commit("a remote")
+        yield []
+        return
+    server = project.start("moto_server", "-H", "127.0.0.1", "-p", "0")
+    server.wait_for("Running on http://")
+    match = re.search(r"http://127.0.0.1:\d+", server.output.read_text())
+    assert match
+    credentials = {"access_key_id": "somebody", "secret_access_key": "secret"}
+    boto3.client(
+        "s3",
+        endpoint_url=match[0],
+        region_name="us-east-1",
+        aws_access_key_id=credentials["access_key_id"],
+        aws_secret_access_key=credentials["secret_access_key"],
+    ).create_bucket(Bucket="team")
+    project.run("dvc", "remote", "add", "--default", "storage", "s3://team/lastbit")
+    project.run("dvc", "remote", "modify", "storage", "endpointurl", match[0])
+    project.commit("a remote")
+    told = [["dvc", "remote", "modify", "--local", "storage", key, value] for key, value in credentials.items()]
+    for command in told:
+        project.run(*command)
+    yield told
+    server.process.terminate()
+    server.process.wait()
+
+
+def test_a_colleague_pulls_and_runs_nothing(
+    project: Project, reproduced: Project, tmp_path: Path, remote: list[list[str]]
+) -> None:
+    project.run("dvc", "push")
+    project.commit("nothing secret is left to commit")
+    assert "secret" not in project.run("git", "grep", "-i", "secret", "--", ".dvc", fails=True).stdout
+
+    colleague = clone(project, tmp_path / "colleague")
+    if remote:
+        assert "Unable to locate credentials" in colleague.run("dvc", "pull", fails=True).stderr
+    for command in remote:
+        colleague.run(*command)
+    colleague.run("dvc", "pull")
+    assert colleague.repro() == []
+    assert artifacts(colleague) == artifacts(reproduced)
+
+    machine = clone(project, tmp_path / "machine")
+    for command in remote:
+        machine.run(*command)
+    assert machine.repro("--pull", "--allow-missing") == []
+    assert not (machine.root / ".dvc/cache/files").exists(), "all is up to date, so nothing is fetched"
+    machine.set(epochs=1)
+    assert machine.repro("--pull", "--allow-missing") == ["train", "evaluate"]
+    fetched = {str(path.relative_to(machine.root)) for path in machine.root.glob("data/*/*")}
+    assert fetched == {f"data/tensors/{split}.safetensors" for split in ("train", "val", "test")}
+
+
+def test_two_branches_that_both_changed_a_number(project: Project, tmp_path: Path) -> None:
+    """The recipe of the README: merge, `make repro`, commit."""
+    project.set(epochs=1)
+    project.commit("quick ones")
+    project.run("git", "switch", "--quiet", "--create", "proposal")
+    project.set(batch_size=128)
+    project.repro()
+    project.commit("larger batches")
+    project.run("git", "switch", "--quiet", "main")
+    project.set(lr=0.01)
+    project.repro()
+    project.commit("another lr")
+
+    project.run("git", "switch", "--quiet", "proposal")
+    merge = project.run("git", "merge", "main", fails=True).stdout
+    assert "CONFLICT (content): Merge conflict in dvc.lock" in merge
+    assert "params.yaml" not in merge.replace("Auto-merging params.yaml", "")
+    assert project.repro() == ["train", "evaluate"]
+    project.commit("merged")
+    assert project.repro() == []
+
+    assert clone(project, tmp_path / "clone").repro("--allow-missing") == []
+    described = json.loads((project.root / "models/model.json").read_text())["parameters"]
+    assert (described["lr"], described["batch_size"]) == (0.01, 128)
