@@ -27,7 +27,7 @@ test: $(INSTALLED)
 	@$(BIN)/pytest
 
 torture: $(INSTALLED)
-	@$(BIN)/pytest --torture tests/test_crash.py tests/test_mutations.py tests/test_pipeline.py -m torture
+	@$(BIN)/pytest --torture -m torture
 
 report: $(INSTALLED)
 	@$(BIN)/python -m experiments.report $(BASE)

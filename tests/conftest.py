@@ -21,9 +21,11 @@ OURS = ("DATASET_MIRROR", "DEVICE", "LOADER_WORKERS", "PIPELINE_DEBUG")
 
 def environment() -> dict[str, str]:
     """The environment of a user: our python first, none of our variables set, and a name for git."""
-    kept = {name: value for name, value in os.environ.items() if name not in OURS and not name.startswith("GIT_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "MAKE", "MFLAGS"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     who = {f"GIT_{role}_{part}": "test@example.com" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
+    for name in OURS:
+        kept.pop(name, None)
     return kept | who | {"PATH": path, "GIT_CONFIG_GLOBAL": os.devnull}
 
 

@@ -1,11 +1,33 @@
-"""Experiments as a team makes them, with the real dvc: in a folder of their own, in a queue, shared."""
+"""Experiments as a team makes them, with the real dvc: in a folder of their own, in a queue, as a grid, shared."""
 
 import json
 import re
 import time
 from pathlib import Path
 
+import pandas as pd
+import pytest
+import yaml
+
+from experiments.sweep import table
 from tests.conftest import STAGES, Project
+
+
+def test_the_table_is_sorted_by_val_and_joins_seeds() -> None:
+    rows = pd.DataFrame(
+        {
+            "experiment": ["a", "b", "c", "d", "e"],
+            "lr": ["0.1", "0.1", "0.01", "0.01", "0.001"],
+            "seed": ["0", "1", "0", "1", "0"],
+            "val_accuracy": [0.90, 0.92, 0.94, 0.98, 0.5],
+            "val_loss": [0.3, 0.3, 0.2, 0.4, 1.5],
+        }
+    )
+    lines = [line.split() for line in table(rows, ["lr", "seed"]).splitlines()]
+    assert lines[0] == ["lr", "runs", "val_accuracy", "val_loss", "best"]
+    assert lines[1] == ["0.01", "2", "0.9600", "±", "0.0283", "0.3000", "±", "0.1414", "d"]
+    assert lines[2] == ["0.1", "2", "0.9100", "±", "0.0141", "0.3000", "±", "0.0000", "b"]
+    assert lines[3] == ["0.001", "1", "0.5000", "1.5000", "e"]
 
 
 def wait_for_the_queue(project: Project) -> str:
@@ -31,38 +53,61 @@ def test_a_folder_of_its_own_gives_the_bits_of_the_workspace(fresh: Project, pro
     assert project.run("git", "show", "away:dvc.lock").stdout == (fresh.root / "dvc.lock").read_text()
 
 
-def test_a_queue_and_what_becomes_of_its_experiments(project: Project, tmp_path: Path) -> None:
-    origin = str(tmp_path / "origin.git")
-    project.run("git", "init", "--quiet", "--bare", "--initial-branch=main", origin)
-    project.run("git", "remote", "add", "origin", origin)
-    project.run("git", "push", "--quiet", "origin", "main")
-
-    queued = project.run("dvc", "exp", "run", "--queue", "-S", "epochs=1", "-S", "lr=0.01", "-S", "batch_size=64,128")
-    small, large = re.findall("Queued experiment '(.+)' for", queued.stdout)
-    project.run("dvc", "queue", "start", "--jobs", "2")
+@pytest.mark.torture(quick=1, long=2)
+def test_a_queue(project: Project, part: int) -> None:
+    """Of two workers, and of one."""
+    project.run("dvc", "exp", "run", "--queue", "-S", "epochs=1", "-S", "lr=0.01", "-S", "batch_size=64,128")
+    project.run("dvc", "queue", "start", *[["--jobs", "2"], []][part])
     assert wait_for_the_queue(project).count("Success") == 2
-    project.run("dvc", "exp", "run", "--queue", "-S", "epochs=1")
-    project.run("dvc", "queue", "start")
-    assert wait_for_the_queue(project).count("Success") == 3
-
     shown = project.run("dvc", "exp", "show", "--md", "--drop", ".*", "--keep", "^batch_size$|^lr$").stdout
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.splitlines()]
     assert rows[0] == ["lr", "batch_size"]
-    assert sorted(rows[4:-1]) == [["0.001", "32"], ["0.01", "128"], ["0.01", "64"]]
+    assert sorted(rows[4:-1]) == [["0.01", "128"], ["0.01", "64"]]
 
-    difference = project.run("dvc", "exp", "diff", small, large, "--md").stdout
-    assert re.search(r"\| params.yaml +\| batch_size +\| 64 +\| 128 +\| 64 +\|", difference)
+
+def test_a_sweep_and_what_becomes_of_its_experiments(project: Project, tmp_path: Path) -> None:
+    origin = str(tmp_path / "origin.git")
+    sweeps = {"quick": {"epochs": [1], "seed": [0, 1]}, "broken": {"lr": [-1]}, "odd": {"lr": 3}}
+    (project.root / "experiments/sweeps.yaml").write_text(yaml.safe_dump(sweeps))
+    project.commit("other sweeps")
+    project.run("git", "init", "--quiet", "--bare", "--initial-branch=main", origin)
+    project.run("git", "remote", "add", "origin", origin)
+    project.run("git", "push", "--quiet", "origin", "main")
+    before = (project.root / "params.yaml").read_bytes()
+
+    printed = project.run("python", "-W", "error", "-m", "experiments.sweep", "quick").stdout
+    names = printed.splitlines()[0].removeprefix("2 experiments: ").split(", ")
+    accuracies = [float(found) for found in re.findall(r"val loss .*, accuracy (0\.\d+)", printed)]
+    assert len(accuracies) == 2
+    last = printed.splitlines()[-1].split()
+    assert last[:2] == ["1", "2"]
+    assert abs(float(last[2]) - sum(accuracies) / 2) < 1e-4
+    assert last[-1] in names
+    assert (project.root / "params.yaml").read_bytes() == before, "it runs elsewhere"
+
+    difference = project.run("dvc", "exp", "diff", *names, "--md").stdout
+    assert re.search(r"\| params.yaml +\| seed +\| 0 +\| 1 +\| 1 +\|", difference)
     assert re.search(r"\| reports/metrics.json +\| accuracy +\|", difference)
 
-    project.run("dvc", "exp", "apply", large)
+    project.run("dvc", "exp", "apply", last[-1])
+    summary = json.loads((project.root / "reports/train.json").read_text())
+    assert abs(summary["val_accuracy"] - max(accuracies)) < 1e-4
     assert project.repro() == []
-    project.run("dvc", "exp", "branch", large, "larger-batches")
-    project.run("git", "diff", "--exit-code", "larger-batches")
+    project.run("dvc", "exp", "branch", last[-1], "proposal")
+    project.run("git", "diff", "--exit-code", "proposal")
+    project.run("git", "checkout", ".")
 
-    project.run("dvc", "exp", "push", "origin", large)
+    project.run("dvc", "exp", "push", "origin", names[1])
     clone = Project(tmp_path / "clone")
     project.run("git", "clone", "--quiet", origin, str(clone.root))
-    assert large in clone.run("dvc", "exp", "list", "origin").stdout
-    clone.run("dvc", "exp", "pull", "origin", large)
+    assert names[1] in clone.run("dvc", "exp", "list", "origin").stdout
+    clone.run("dvc", "exp", "pull", "origin", names[1])
     # Its data is on no remote: the results, in git, are there all the same.
-    assert "128" in clone.run("dvc", "exp", "diff", "--param-deps", "HEAD", large).stdout
+    assert re.search(r"seed +0 +1 ", clone.run("dvc", "exp", "diff", "HEAD", names[1]).stdout)
+
+    def refusal(*arguments: str) -> str:
+        return project.run("python", "-m", "experiments.sweep", *arguments, fails=True).stderr
+
+    assert re.search(r"sweep: error: these experiments failed: [\w-]+; `dvc queue logs", refusal("broken"))
+    assert "sweep: error: experiments/sweeps.yaml: odd: expected lines of `parameter: [value, value]`" in refusal("odd")
+    assert "found no sweep `nope`, expected one of broken, odd, quick" in refusal("nope")
