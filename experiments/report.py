@@ -249,7 +249,9 @@ def metrics(*sides: Results) -> str:
         values = [side.metrics.get(name) for side in sides]
         change = [] if len(sides) == 1 else [difference(*values)]
         lines.append(row(name, *map(figure, values), *change))
-    return table_of(["metric", *(f"`{side.name}`" for side in sides), *["change"] * (len(sides) - 1)], lines)
+    return table_of(
+        ["metric", *(f"`{base.name}`" for base in sides[:-1]), "this", *["change"] * (len(sides) - 1)], lines
+    )
 
 
 def difference(before: float | None, after: float | None) -> str:

@@ -135,7 +135,7 @@ def test_the_first_results_are_shown_alone(fresh: Project) -> None:
     fresh.run("git", "commit", "--quiet", "--message", "no results")
     text = report(fresh, "HEAD")
     assert "**`HEAD` has no results yet**, so there is nothing to compare with." in text
-    assert "| metric | `this` |\n" in text
+    assert "| metric | this |\n" in text
     assert text.count("    line [") == 1
 
 
