@@ -31,7 +31,11 @@ def main() -> None:
     print(f"{len(names)} experiments: {', '.join(names)}", flush=True)
     subprocess.run(["dvc", "exp", "run", "--run-all"], check=False)  # what failed is told below, by its name
     print()
-    print(table(results(names, list(grid)), list(grid)))
+    found = results(names, list(grid))
+    if found:
+        print(table(pd.DataFrame(found.values()), list(grid)))
+    if failed := [name for name in names if name not in found]:
+        raise UserError(f"these experiments failed: {', '.join(failed)}; `dvc queue logs {failed[0]}` shows why")
 
 
 def read_grid(name: str) -> dict[str, list[Any]]:
@@ -68,12 +72,8 @@ def in_hydra(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def results(names: list[str], keys: list[str]) -> pd.DataFrame:
-    """A row per experiment that has finished: its name, the swept parameters, and the figures of its training.
-
-    Raises:
-        UserError: one of them has failed.
-    """
+def results(names: list[str], keys: list[str]) -> dict[str, dict[str, Any]]:
+    """Of each experiment that has finished: its name, the swept parameters, and the figures of its training."""
     shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True, check=True).stdout
     found = {}
     for baseline in json.loads(shown):
@@ -84,10 +84,7 @@ def results(names: list[str], keys: list[str]) -> pd.DataFrame:
                 swept = {key: in_hydra(data["params"]["params.yaml"]["data"][key]) for key in keys}
                 figures = data["metrics"][SUMMARY]["data"]
                 found[experiment["name"]] = {"experiment": experiment["name"], **swept, **figures}
-    failed = [name for name in names if name not in found]
-    if failed:
-        raise UserError(f"these experiments failed: {', '.join(failed)}; `dvc queue logs {failed[0]}` shows why")
-    return pd.DataFrame([found[name] for name in names])
+    return found
 
 
 def table(rows: pd.DataFrame, keys: list[str]) -> str:

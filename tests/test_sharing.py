@@ -64,9 +64,13 @@ def test_a_colleague_pulls_and_runs_nothing(
     assert colleague.repro() == []
     assert artifacts(colleague) == artifacts(reproduced)
 
+
+@pytest.mark.parametrize("remote", ["folder"], indirect=True)
+def test_a_machine_that_runs_one_change_fetches_what_it_needs(
+    project: Project, tmp_path: Path, remote: list[list[str]]
+) -> None:
+    project.run("dvc", "push")
     machine = clone(project, tmp_path / "machine")
-    for command in remote:
-        machine.run(*command)
     assert machine.repro("--pull", "--allow-missing") == []
     assert not (machine.root / ".dvc/cache/files").exists(), "all is up to date, so nothing is fetched"
     machine.set(epochs=1)
