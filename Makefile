@@ -13,6 +13,9 @@
 PYTHON ?= python3
 BASE ?= main
 NAME ?= learning-rate
+# As they are, to the shell's variables: a name may hold what make or a shell would run.
+override export BASE := $(value BASE)
+override export NAME := $(value NAME)
 BIN := .venv/bin
 INSTALLED := .venv/installed-from-lock
 # DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
@@ -30,13 +33,13 @@ torture: $(INSTALLED)
 	@$(BIN)/pytest --torture -m torture
 
 report: $(INSTALLED)
-	@$(BIN)/python -m experiments.report $(BASE)
+	@$(BIN)/python -m experiments.report "$$BASE"
 
 verify: $(INSTALLED)
 	@$(BIN)/python -m experiments.verify
 
 sweep: $(INSTALLED)
-	@$(BIN)/python -m experiments.sweep $(NAME)
+	@$(BIN)/python -m experiments.sweep "$$NAME"
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check .

@@ -21,13 +21,14 @@ import pandas as pd
 from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 
 from experiments.comparison import paired
-from experiments.status import stale
+from experiments.status import named, stale
 from stages.lib.files import write_text
-from stages.lib.stage import UserError, run
+from stages.lib.stage import UserError, reason, run
 
 REPORT = Path("report.md")
 METRICS, SUMMARY = "reports/metrics.json", "reports/train.json"
 CURVES, PREDICTIONS = "reports/train.csv", "reports/predictions.csv"
+WRITTEN_BY_HAND = {"params.yaml", "dvc.lock"}  # or by a merge
 MOST_CLASSES = 20  # of which whole confusion matrices are shown
 
 
@@ -95,11 +96,13 @@ def results(commit: str | None, name: str) -> Results | None:
             remedy = "run `make repro`" if commit is None else "run `make repro` there, commit dvc.lock and reports/"
             raise UserError(f"{path} of `{name}` is not there; {remedy}") from error
         except (ValueError, YAMLFileCorruptedError) as error:
-            raise UserError(f"{path} of `{name}` is damaged; `dvc repro` writes it anew") from error
+            ours = f"resolve what is in it, or `git checkout {path}`" if path in WRITTEN_BY_HAND else "run `make repro`"
+            remedy = ours if commit is None else "put it right there"
+            raise UserError(f"{path} of `{name}` is damaged ({reason(error)}); {remedy}") from error
     return Results(
         name=name,
         parameters=parsed["params.yaml"],
-        lock=parsed["dvc.lock"]["stages"],
+        lock=parsed["dvc.lock"].get("stages", {}),
         metrics={**parsed[METRICS], **parsed[SUMMARY]},
         curves=parsed[CURVES],
         predictions=parsed[PREDICTIONS],
@@ -176,7 +179,7 @@ def out_of_date() -> str:
     if not (changed := stale()):
         return ""
     return (
-        f"> **Out of date:** what follows was measured before the last change of {', '.join(changed)}. "
+        f"> **Out of date:** what follows was measured before the last change of {named(changed)}. "
         "Run `make repro`, and commit dvc.lock and reports/."
     )
 

@@ -1,15 +1,22 @@
 """Whether the results in the working tree are of the code and the parameters beside them, without running anything.
 
-`dvc status` compares dvc.lock with what is there. Data that was never fetched into this clone is no difference: its
-hash stands in dvc.lock, and everything else can be judged without it.
+`dvc status` compares dvc.lock with what is there. Data and models are left out: they may never have been fetched into
+this clone, or be those of another branch, and their hashes stand in dvc.lock. That these fit each other is looked up
+there.
 """
 
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from dvc.utils.serialize import parse_yaml
+
 from stages.lib.stage import UserError
+
+LOCK = Path("dvc.lock")
+MOST_NAMED = 5
 
 
 def stale() -> list[str]:
@@ -21,21 +28,38 @@ def stale() -> list[str]:
     done = subprocess.run(["dvc", "status", "--json"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"dvc status: {done.stderr or done.stdout}")
-    changes = [(stage, *change) for stage, entry in json.loads(done.stdout).items() for change in _changes(entry)]
-    missing = tuple(f"{path}/" for _, path, how in changes if how == "not in cache")
-    return [
+    stages = (parse_yaml(LOCK.read_text(encoding="utf-8"), "") or {}).get("stages", {}) if LOCK.exists() else {}
+    made = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
+    in_git = subprocess.run(["git", "ls-files", "--", *made], capture_output=True, text=True, check=True).stdout
+    data = tuple(f"{path}/" for path in made.keys() - set(in_git.splitlines()))
+    changed = [
         f"{stage}: {path}"
-        for stage, path, how in changes
-        if how != "not in cache" and not (how == "deleted" and f"{path}/".startswith(missing))
+        for stage, entry in json.loads(done.stdout).items()
+        for path in _changes(entry)
+        if not f"{path}/".startswith(data)
     ]
+    # A stage that was not run again after the one before it.
+    unfit = [
+        f"{name}: {dep['path']}"
+        for name, stage in stages.items()
+        for dep in stage.get("deps", [])
+        if dep["path"] in made and made[dep["path"]] != dep.get("md5")
+    ]
+    return changed + unfit
 
 
-def _changes(entry: list[Any]) -> Iterator[tuple[str, str]]:
-    """What changed in one stage, and how: paths by their name, parameters by theirs."""
+def named(changed: list[str]) -> str:
+    """The first few of them, in one line."""
+    more = len(changed) - MOST_NAMED
+    return ", ".join(changed[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _changes(entry: list[Any]) -> Iterator[str]:
+    """What changed in one stage: paths by their name, parameters by theirs."""
     for change in entry:
         if isinstance(change, str):  # "changed command"
-            yield change, "modified"
+            yield change
             continue
         for paths in change.values():
             for path, how in paths.items():
-                yield from how.items() if isinstance(how, dict) else [(path, how)]
+                yield from how if isinstance(how, dict) else [path]

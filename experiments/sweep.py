@@ -17,21 +17,26 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
+from stages.lib.parameters import PARAMETERS, read
 from stages.lib.stage import UserError, run
 
 SWEEPS = Path("experiments/sweeps.yaml")
 SUMMARY = "reports/train.json"
+FIGURES = ("val_accuracy", "val_loss")
 
 
 def main() -> None:
     grid = read_grid(sys.argv[1] if len(sys.argv) == 2 else "")
+    refuse_a_queue_of_others()
+    commit = dvc_or_git(
+        "git", "rev-parse", "HEAD"
+    ).strip()  # where the experiments start from, whatever comes meanwhile
     names = queue(grid)
     print(f"{len(names)} experiments: {', '.join(names)}", flush=True)
     subprocess.run(["dvc", "exp", "run", "--run-all"], check=False)  # what failed is told below, by its name
     print()
-    found = results(names, list(grid))
+    found = results(names, list(grid), commit)
     if found:
         print(table(pd.DataFrame(found.values()), list(grid)))
     if failed := [name for name in names if name not in found]:
@@ -44,13 +49,29 @@ def read_grid(name: str) -> dict[str, list[Any]]:
     Raises:
         UserError: there is none, or it is no mapping of parameters to lists.
     """
-    sweeps = yaml.safe_load(SWEEPS.read_text(encoding="utf-8"))
+    sweeps = read(SWEEPS)
     if name not in sweeps:
         raise UserError(f"{SWEEPS}: found no sweep `{name}`, expected one of {', '.join(sweeps)}: make sweep NAME=...")
     grid = sweeps[name]
-    if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
+    if not isinstance(grid, dict) or not grid or not all(isinstance(v, list) and v for v in grid.values()):
         raise UserError(f"{SWEEPS}: {name}: expected lines of `parameter: [value, value]`")
+    if unknown := sorted(set(grid) - set(read(PARAMETERS))):
+        raise UserError(f"{SWEEPS}: {name}: {', '.join(unknown)}: no parameter of {PARAMETERS}")
+    if any(isinstance(value, dict) for values in grid.values() for value in values):
+        raise UserError(f"{SWEEPS}: {name}: expected numbers, names and lists as values")
     return grid
+
+
+def refuse_a_queue_of_others() -> None:
+    """Run nothing but the sweep's own experiments.
+
+    Raises:
+        UserError: others wait in DVC's queue.
+    """
+    if re.search(r"(Queued|Running)$", dvc_or_git("dvc", "queue", "status"), re.MULTILINE):
+        raise UserError(
+            "DVC's queue holds other experiments; `dvc queue start` runs them, `dvc queue remove` drops them"
+        )
 
 
 def queue(grid: dict[str, list[Any]]) -> list[str]:
@@ -61,10 +82,20 @@ def queue(grid: dict[str, list[Any]]) -> list[str]:
     """
     settings = [f"{key}={','.join(map(in_hydra, values))}" for key, values in grid.items()]
     options = [part for setting in settings for part in ("-S", setting)]
-    done = subprocess.run(["dvc", "exp", "run", "--queue", *options], capture_output=True, text=True, check=False)
+    printed = dvc_or_git("dvc", "exp", "run", "--queue", *options)
+    return re.findall(r"^Queued experiment '(.+)' for future execution", printed, re.MULTILINE)
+
+
+def dvc_or_git(*command: str) -> str:
+    """What a command prints.
+
+    Raises:
+        UserError: it fails, in its own words.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"{SWEEPS}: {done.stderr.strip().removeprefix('ERROR: ')}")
-    return re.findall(r"^Queued experiment '(.+)' for future execution", done.stdout, re.MULTILINE)
+        raise UserError(f"{' '.join(command[:3])}: {done.stderr.strip().removeprefix('ERROR: ')}")
+    return done.stdout
 
 
 def in_hydra(value: Any) -> str:
@@ -72,17 +103,16 @@ def in_hydra(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def results(names: list[str], keys: list[str]) -> dict[str, dict[str, Any]]:
-    """Of each experiment that has finished: its name, the swept parameters, and the figures of its training."""
-    shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True, check=True).stdout
+def results(names: list[str], keys: list[str], commit: str) -> dict[str, dict[str, Any]]:
+    """Of each experiment that has finished: its name, the swept parameters, and how well it did on val."""
     found = {}
-    for baseline in json.loads(shown):
+    for baseline in json.loads(dvc_or_git("dvc", "exp", "show", "--json", "--rev", commit)):
         for experiment in baseline["experiments"] or []:
             # A failed one is listed too, with the figures of the commit that it started from.
             if experiment["name"] in names and experiment["executor"]["state"] == "success":
                 data = experiment["revs"][0]["data"]
                 swept = {key: in_hydra(data["params"]["params.yaml"]["data"][key]) for key in keys}
-                figures = data["metrics"][SUMMARY]["data"]
+                figures = {key: data["metrics"][SUMMARY]["data"][key] for key in FIGURES}
                 found[experiment["name"]] = {"experiment": experiment["name"], **swept, **figures}
     return found
 
@@ -96,7 +126,7 @@ def table(rows: pd.DataFrame, keys: list[str]) -> str:
         best = group.sort_values("val_accuracy", ascending=False, kind="stable").iloc[0]
         line = dict(zip(setting, values, strict=True))
         line["runs"] = len(group)
-        for figure in ("val_accuracy", "val_loss"):
+        for figure in FIGURES:
             spread = f" ± {group[figure].std():.4f}" if len(group) > 1 else ""
             line[figure] = f"{group[figure].mean():.4f}{spread}"
         lines.append((group["val_accuracy"].mean(), line | {"best": best["experiment"]}))

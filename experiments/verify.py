@@ -9,23 +9,34 @@ may round otherwise, which TOLERANCE allows for.
 
 import json
 import math
+import os
 import subprocess
 import tempfile
 from contextlib import chdir
+from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.status import stale
+import pandas as pd
+
+from experiments.status import named, stale
 from stages.lib.parameters import StageParameters, load
 from stages.lib.stage import UserError, run
 
-METRICS = Path("reports/metrics.json")
+FIGURES = (Path("reports/metrics.json"), Path("reports/train.json"))
+PREDICTIONS = Path("reports/predictions.csv")
+MAY_MOVE = {"best_epoch", "epochs"}  # of two epochs that are nearly equal, rounding may prefer either
 TOLERANCE = 0.005  # of a share such as accuracy, half a point; of a number above 1, half a percent
 
 
 def main() -> None:
+    mirror = os.environ.get("DATASET_MIRROR", "")
+    if Path(mirror).is_dir():
+        os.environ["DATASET_MIRROR"] = str(Path(mirror).resolve())
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
-        subprocess.run(["git", "clone", "--quiet", ".", clone], check=True)
+        done = subprocess.run(["git", "clone", "--quiet", ".", clone], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"git clone: {done.stderr}")
         with chdir(clone):
             verify()
 
@@ -39,38 +50,59 @@ def verify() -> None:
     load(StageParameters)  # the whole of params.yaml is checked before anything else is said of it
     if changed := stale():
         raise UserError(
-            f"dvc.lock and reports/ are of another state than the commit, changed since: {', '.join(changed)}; "
+            f"dvc.lock and reports/ are of another state than the commit, changed since: {named(changed)}; "
             "run `make repro`, then commit dvc.lock and reports/ together with the change"
         )
-    committed = json.loads(METRICS.read_text(encoding="utf-8"))
+    committed = results()
     if subprocess.run(["dvc", "repro", "--force"], check=False).returncode:
         raise UserError("`dvc repro --force` failed in a clone of the last commit, see above")
-    compare(committed, json.loads(METRICS.read_text(encoding="utf-8")))
+    if different := differences(committed, results()):
+        raise UserError(
+            f"a run from nothing gives other results than the commit: {named(different)} (tolerance {TOLERANCE}); "
+            "run `make repro` and commit what it gives"
+        )
     other = subprocess.run(["git", "diff", "--name-only"], capture_output=True, text=True, check=True).stdout.split()
-    how = "the same to the last bit" if not other else f"within {TOLERANCE}; other last bits in {', '.join(other)}"
+    how = "the same to the last bit" if not other else f"within {TOLERANCE}; these differ: {', '.join(other)}"
     print(f"verified: the results of this commit came out again, {how}")
 
 
-def compare(committed: dict[str, float], rerun: dict[str, float]) -> None:
-    """Refuse metrics that differ by more than rounding explains.
+@dataclass(frozen=True)
+class Results:
+    """What a commit says of itself."""
 
-    Raises:
-        UserError: names each of them with both values.
-    """
-    different = [
-        f"{name} {committed.get(name)} is {rerun.get(name)}"
-        for name in {**committed, **rerun}
-        if not close(committed.get(name, math.nan), rerun.get(name, math.nan))
+    figures: dict[str, float]
+    predictions: pd.DataFrame  # a row per test image: index, actual, predicted, confidence
+
+
+def results() -> Results:
+    """The results in this folder."""
+    figures: dict[str, float] = {}
+    for path in FIGURES:
+        figures |= {
+            f"{path} {name}": value
+            for name, value in json.loads(path.read_text(encoding="utf-8")).items()
+            if name not in MAY_MOVE
+        }
+    return Results(figures, pd.read_csv(PREDICTIONS, dtype=str, keep_default_na=False))
+
+
+def differences(committed: Results, rerun: Results) -> list[str]:
+    """What differs by more than rounding explains."""
+    found = [
+        f"{name} {committed.figures.get(name)} is {rerun.figures.get(name)}"
+        for name in {**committed.figures, **rerun.figures}
+        if not close(committed.figures.get(name, math.nan), rerun.figures.get(name, math.nan))
     ]
-    if different:
-        raise UserError(
-            f"{METRICS}: a run from nothing gives other metrics than the commit: {', '.join(different)} "
-            f"(tolerance {TOLERANCE}); run `make repro` and commit what it gives"
-        )
+    rows = ["index", "actual"]
+    if not committed.predictions[rows].equals(rerun.predictions[rows]):
+        found.append(f"{PREDICTIONS} is of other test rows")
+    elif (other := committed.predictions["predicted"] != rerun.predictions["predicted"]).mean() > TOLERANCE:
+        found.append(f"{PREDICTIONS} has {other.sum():,} other predictions")
+    return found
 
 
 def close(committed: float, rerun: float) -> bool:
-    """Whether two values of a metric are the same within the tolerance."""
+    """Whether two values of a figure are the same within the tolerance."""
     if isinstance(committed, int):  # a count
         return committed == rerun
     return abs(committed - rerun) <= TOLERANCE * max(1.0, abs(committed))

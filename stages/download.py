@@ -2,11 +2,12 @@
 
     python -m stages.download
 
-In:  the data set that `dataset` names: a file of an installed package, or the mirrors that torchvision knows.
-Out: data/raw/, the original files byte for byte, and dataset.json, the data set's name.
-Only bytes whose checksum is known get in. `DATASET_MIRROR` (an http(s) address or a folder) is asked before the other
-mirrors, DVC's cache before all. An interrupted download goes on where it stopped: until all is there, its files live in
-.state/download/.
+In:  the data set that `dataset` names: a file of an installed package, the mirrors that torchvision knows, or a folder
+     or archive of one's own, which `source` names.
+Out: data/raw/files/, the original files byte for byte, and dataset.json, the data set's name and the files' sha256.
+Of data sets that others have published only bytes of known checksum get in. `DATASET_MIRROR` (an http(s) address or a
+folder) is asked before the other mirrors, DVC's cache before all. An interrupted download goes on where it stopped:
+until all is there, its files live in .state/download/. A folder of one's own of more than 1 GiB is not copied.
 """
 
 from stages.lib.stage import STATE, UserError, run
@@ -15,17 +16,19 @@ from stages.lib.stage import STATE, UserError, run
 
 import hashlib
 import importlib.util
-import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
-from stages.lib.datasets import DATASETS, Packaged, Torchvision
-from stages.lib.files import replacing_folder, write_text
+from stages.lib.datasets import DATASETS, Own, Packaged, Torchvision
+from stages.lib.files import replacing_folder
 from stages.lib.mirrors import RemoteFile, fetch
 from stages.lib.parameters import StageParameters, load
+from stages.lib.raw import FILES, write_manifest
+from stages.lib.sources import bring, files_below
 
 RAW = Path("data/raw")
 DVC_CACHE = Path(".dvc/cache/files/md5")  # what DVC keeps of earlier runs, each file under its md5
@@ -39,25 +42,33 @@ class Parameters(StageParameters):
         description="name of the data set, from the table in stages/lib/datasets.py",
         json_schema_extra={"enum": list(DATASETS)},
     )
+    source: str = Field(min_length=1, description="folder or archive of your own images, for dataset folder")
 
 
 def main() -> None:
     parameters = load(Parameters)
     dataset = DATASETS[parameters.dataset]
 
+    published: list[Path] = []
     if isinstance(dataset, Packaged):
-        files = [packaged_file(dataset)]
-    else:
-        files = [fetch(file, UNFINISHED) for file in remote_files(dataset, os.environ.get("DATASET_MIRROR"))]
+        published = [packaged_file(dataset)]
+    elif isinstance(dataset, Torchvision):
+        published = [fetch(file, UNFINISHED) for file in remote_files(dataset, os.environ.get("DATASET_MIRROR"))]
 
     with replacing_folder(RAW) as folder:
-        for file in files:
-            shutil.copyfile(file, folder / file.name)
-        write_text(folder / "dataset.json", json.dumps({"dataset": parameters.dataset}) + "\n")
+        root = folder / FILES
+        root.mkdir()
+        for file in published:
+            shutil.copyfile(file, root / file.name)
+        if isinstance(dataset, Own):
+            root = bring(Path(parameters.source), root)
+        names = files_below(root)
+        total = sum((root / name).stat().st_size for name in names)
+        copied = root == folder / FILES
+        write_manifest(folder, parameters.dataset, names, root, FILES if copied else parameters.source)
     shutil.rmtree(UNFINISHED, ignore_errors=True)
-    print(
-        f"{parameters.dataset}: {len(files)} file(s), {sum(f.stat().st_size for f in RAW.iterdir()):,} bytes in {RAW}"
-    )
+    where = f"in {RAW}" if copied else f"left in {parameters.source}"
+    print(f"{parameters.dataset}: {len(names):,} file(s), {total:,} bytes {where}")
 
 
 def packaged_file(dataset: Packaged) -> Path:
@@ -80,22 +91,31 @@ def remote_files(dataset: Torchvision, mirror: str | None) -> list[RemoteFile]:
     """The files of a torchvision data set with torchvision's own md5 and mirrors, behind `mirror` if there is one."""
     import torchvision  # takes seconds, and the default data set does without it
 
-    source = getattr(torchvision.datasets, dataset.class_name)
-    resources = source.resources  # (name, md5) pairs; QMNIST: {"train": (address, md5) pairs, "test": ...}
-    if isinstance(resources, dict):
-        resources = [*resources["train"], *resources["test"]]
     files = []
-    for (place, md5), size in zip(resources, dataset.sizes, strict=True):
-        name = place.rsplit("/", 1)[-1]
-        addresses = [place] if "://" in place else [f"{address.rstrip('/')}/{name}" for address in source.mirrors]
-        if mirror:
-            addresses.insert(0, f"{mirror.rstrip('/')}/{name}")
+    resources = known_files(getattr(torchvision.datasets, dataset.class_name))
+    for (places, md5), size in zip(resources, dataset.sizes, strict=True):
+        name = places[0].rsplit("/", 1)[-1]
+        addresses = [f"{mirror.rstrip('/')}/{name}", *places] if mirror else list(places)
         # DVC clears data/raw/ before this stage runs again, after a change of its code for example.
         cached = DVC_CACHE / md5[:2] / md5[2:]
         if cached.exists():
             addresses.insert(0, str(cached))
         files.append(RemoteFile(name, md5, size, tuple(addresses)))
     return files
+
+
+def known_files(source: Any) -> list[tuple[list[str], str]]:
+    """The files of a class of `torchvision.datasets`, which knows them by one of these names: addresses and md5."""
+    if hasattr(source, "split_list"):  # SVHN, USPS: part -> address, name, md5
+        return [([source.split_list[part][0]], source.split_list[part][2]) for part in ("train", "test")]
+    if hasattr(source, "tgz_md5"):  # CIFAR, STL10: one archive
+        return [([source.url], source.tgz_md5)]
+    if hasattr(source, "url"):  # EMNIST: one archive; it inherits MNIST's `resources`
+        return [([source.url], source.md5)]
+    resources = source.resources  # of the MNIST format: (name, md5); QMNIST: part -> (address, md5)
+    if isinstance(resources, dict):
+        return [([address], md5) for part in ("train", "test") for address, md5 in resources[part]]
+    return [([f"{address.rstrip('/')}/{name}" for address in source.mirrors], md5) for name, md5 in resources]
 
 
 if __name__ == "__main__":

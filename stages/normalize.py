@@ -8,26 +8,28 @@ Out: data/normalized/, per split images uint8 (N, C, H, W) of one geometry, targ
 An official test part stays the test split; otherwise each class is divided by `test_fraction` and `val_fraction`.
 """
 
-from stages.lib.stage import UserError, reason, run
+from stages.lib.stage import UserError, run
 
 # isort: split
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
 from stages.lib import geometry, readers, statistics
-from stages.lib.datasets import DATASETS
 from stages.lib.description import DataDescription
 from stages.lib.files import replacing_folder
 from stages.lib.normalized import SPLITS, write_split, write_statistics
 from stages.lib.parameters import StageParameters, load
+from stages.lib.raw import read_manifest
+from stages.lib.readers import Part
 from stages.lib.split import stratified
 
 RAW = Path("data/raw")
 NORMALIZED = Path("data/normalized")
+UNEVEN = 10  # times as many images of one class as of another
 
 
 class Parameters(StageParameters):
@@ -36,57 +38,56 @@ class Parameters(StageParameters):
     image_size: int = Field(ge=1, le=4096, description="pixels a side; other images are resized and cut to a square")
     val_fraction: float = Field(gt=0, le=0.5, description="share of the rows that become the validation split")
     test_fraction: float = Field(gt=0, lt=0.5, description="share that becomes the test split, if none is official")
+    unreadable_allowed: int = Field(ge=0, le=10**9, description="images of your own that may be skipped as unreadable")
     split_seed: int = Field(ge=0, lt=2**32, description="seed of the choice of val and test rows")
 
 
 def main() -> None:
     parameters = load(Parameters)
-    dataset = read_dataset_name()
-    parts, classes = readers.read(dataset, RAW)
+    raw = read_manifest(RAW)
+    parts, classes = readers.read(raw, size=parameters.image_size, unreadable_allowed=parameters.unreadable_allowed)
 
-    fractions = {"val": parameters.val_fraction}
-    if "test" not in parts:
-        fractions["test"] = parameters.test_fraction
-    divided = parts.get("train") or parts["all"]
-    rows = stratified(divided.targets, fractions, seed=parameters.split_seed)
+    # --- Which row goes where ---
+    fractions = {"val": parameters.val_fraction, "test": parameters.test_fraction}
+    divided = parts.pop("all", None) or parts.pop("train")
+    fractions = {name: fraction for name, fraction in fractions.items() if name not in parts}
+    rows = stratified(divided.targets, fractions, seed=parameters.split_seed, names=classes)
+    splits = {name: Part(divided.images[own], divided.targets[own], divided.index[own]) for name, own in rows.items()}
+    splits |= parts  # the official ones, as they are
+    tell_of_classes(splits, classes)
 
+    # --- One geometry, and the statistics of train ---
     sha256: dict[str, str] = {}
     with replacing_folder(NORMALIZED) as folder:
         for split in SPLITS:
-            if split in rows:
-                index = rows[split]
-                images, targets = divided.images[index], divided.targets[index]
-            else:  # the official test part, as it is
-                images, targets = parts[split].images, parts[split].targets
-                index = np.arange(len(targets))
-            images = geometry.fit(images, parameters.image_size)
-            sha256 |= write_split(folder, split, images, targets, index)
+            part = splits[split]
+            images = geometry.fit(part.images, parameters.image_size)
+            sha256 |= write_split(folder, split, images, part.targets, part.index)
             if split == "train":
                 mean, std = statistics.mean_and_std(statistics.count_values(images))
             print(f"{split:>5}: {len(images):,} images of {' x '.join(map(str, images.shape[1:]))}")
         if not all(std):
             raise UserError(f"{RAW}: the training pixels of a channel are all the same; there is nothing to learn from")
         shape = images.shape[1:]
-        description = DataDescription(dataset=dataset, classes=list(classes), shape=shape, mean=mean, std=std)
+        description = DataDescription(dataset=raw.dataset, classes=list(classes), shape=shape, mean=mean, std=std)
         write_statistics(folder, description, sha256)
 
 
-def read_dataset_name() -> str:
-    """The name that download wrote beside the files.
+def tell_of_classes(splits: Mapping[str, Part], classes: Sequence[str]) -> None:
+    """Say where the classes are uneven.
 
     Raises:
-        UserError: data/raw/ is not there, or is not what download wrote.
+        UserError: a class has no image to train on.
     """
-    path = RAW / "dataset.json"
-    try:
-        name = str(json.loads(path.read_text(encoding="utf-8"))["dataset"])
-        if name not in DATASETS:
-            raise ValueError(f"unknown data set {name}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    counts = np.bincount(splits["train"].targets, minlength=len(classes))
+    if not counts.all():
+        missing = ", ".join(name for name, count in zip(classes, counts, strict=True) if not count)
         raise UserError(
-            f"{path}: missing or damaged ({reason(error)}); run `dvc repro`, which downloads first"
-        ) from error
-    return name
+            f"{RAW}: no training image of class {missing}; add some, or leave the class out of val and test"
+        )
+    if counts.max() >= UNEVEN * counts.min():
+        most, least = (f"{classes[row]} {counts[row]:,}" for row in (int(counts.argmax()), int(counts.argmin())))
+        print(f"uneven classes: {most} training images, {least}")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +18,21 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ["download", "normalize", "cache", "train", "evaluate"]
+STARTED: list[subprocess.Popen[bytes]] = []  # by the test under way
 OURS = ("DATASET_MIRROR", "DEVICE", "LOADER_WORKERS", "PIPELINE_DEBUG")
 
 
 def environment() -> dict[str, str]:
     """The environment of a user: our python first, none of our variables set, and a name for git."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "MAKE", "MFLAGS"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "MAKE", "MFLAGS", "AWS_"))
+    }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     who = {f"GIT_{role}_{part}": "test@example.com" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
     for name in OURS:
         kept.pop(name, None)
-    return kept | who | {"PATH": path, "GIT_CONFIG_GLOBAL": os.devnull}
+    nobody = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "none", "AWS_SHARED_CREDENTIALS_FILE": "none"}
+    return kept | who | nobody | {"PATH": path, "GIT_CONFIG_GLOBAL": os.devnull}
 
 
 @dataclass
@@ -84,6 +90,7 @@ class Project:
                 stderr=file,
                 start_new_session=True,
             )
+        STARTED.append(process)
         return Running(process, output)
 
     def stage(self, name: str, *, fails: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -211,6 +218,16 @@ def checkout(root: Path) -> Project:
     project.run("git", "init", "--quiet", "--initial-branch=main")
     project.commit("as it is")
     return project
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Whatever a test has started ends with it, also where the test fails."""
+    yield
+    while STARTED:
+        with suppress(ProcessLookupError):
+            os.killpg(STARTED[-1].pid, signal.SIGKILL)
+        STARTED.pop().wait()
 
 
 @pytest.fixture

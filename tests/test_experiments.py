@@ -30,14 +30,14 @@ def test_the_table_is_sorted_by_val_and_joins_seeds() -> None:
     assert lines[3] == ["0.001", "1", "0.5000", "1.5000", "e"]
 
 
-def wait_for_the_queue(project: Project) -> str:
-    """Until every experiment of the queue has ended: the queue's table. Its workers are stopped."""
+def wait_for_the_queue(project: Project, experiments: int) -> None:
+    """Until all of the queue have succeeded. Its workers are stopped."""
     end = time.monotonic() + 240
-    while re.search("Queued|Running", status := project.run("dvc", "queue", "status").stdout):
+    while (status := project.run("dvc", "queue", "status").stdout).count("Success") < experiments:
+        assert "Failed" not in status
         assert time.monotonic() < end, status
         time.sleep(0.2)
     project.run("dvc", "queue", "stop")
-    return status
 
 
 def test_a_folder_of_its_own_gives_the_bits_of_the_workspace(project: Project, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_queue(project: Project, part: int) -> None:
     """Of two workers, and of one."""
     project.run("dvc", "exp", "run", "--queue", "-S", "epochs=1", "-S", "lr=0.01", "-S", "batch_size=64,128")
     project.run("dvc", "queue", "start", *[["--jobs", "2"], []][part])
-    assert wait_for_the_queue(project).count("Success") == 2
+    wait_for_the_queue(project, 2)
     shown = project.run("dvc", "exp", "show", "--md", "--drop", ".*", "--keep", "^batch_size$|^lr$").stdout
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.splitlines()]
     assert rows[0] == ["lr", "batch_size"]
@@ -112,3 +112,11 @@ def test_a_sweep_that_is_none(fresh: Project) -> None:
     assert "found no sweep `nope`, expected one of learning-rate: make sweep NAME=" in refusal("nope")
     (fresh.root / "experiments/sweeps.yaml").write_text("odd: {lr: 3}")
     assert "sweep: error: experiments/sweeps.yaml: odd: expected lines of `parameter: [value, value]`" in refusal("odd")
+    (fresh.root / "experiments/sweeps.yaml").write_text("odd: {rl: [3]}\nkinds: {optimizer_args: [{nesterov: true}]}")
+    assert "odd: rl: no parameter of params.yaml" in refusal("odd")
+    assert "kinds: expected numbers, names and lists as values" in refusal("kinds")
+    (fresh.root / "experiments/sweeps.yaml").write_text("")
+    assert "experiments/sweeps.yaml: found nothing, expected lines of" in refusal("odd")
+    fresh.run("git", "checkout", "experiments")
+    fresh.run("dvc", "exp", "run", "--queue", "-S", "epochs=1")
+    assert "DVC's queue holds other experiments; `dvc queue start` runs them" in refusal("learning-rate")

@@ -25,7 +25,8 @@ def test_the_committed_lock_belongs_to_the_code_and_the_parameters() -> None:
     assert lock.keys() == pipeline.keys()
     for name, stage in pipeline.items():
         assert lock[name]["params"]["params.yaml"] == {key: parameters[key] for key in stage["params"]}
-        assert {dep["path"] for dep in lock[name]["deps"]} == set(stage["deps"])
+        expected = {dep.replace("${source}", parameters["source"]) for dep in stage["deps"]}
+        assert {dep["path"] for dep in lock[name]["deps"]} == expected
 
 
 def test_nothing_changed_in_a_fresh_clone_but_what_is_missing(fresh: Project) -> None:

@@ -3,6 +3,7 @@
 What only GitHub has, its checkout, its artifacts and its `gh`, is played by the test; what is tested are our commands.
 """
 
+import hashlib
 import re
 import stat
 import subprocess
@@ -56,6 +57,19 @@ def test_actions_are_pinned_and_steps_are_short() -> None:
                 assert "${{" not in step["run"], "a name of a branch is not to become a command"
                 if step["run"].startswith("make "):
                     assert step["run"].removeprefix("make ") in targets
+
+
+def test_a_name_is_not_run(tmp_path: Path) -> None:
+    """By make or by its shell, whether it comes from the environment or from the command line."""
+    for name in ("$(shell touch injected)", "a; touch injected", "$(touch injected)", "`touch injected`"):
+        for arguments, variables in (([], {"BASE": name}), ([f"BASE={name}"], {})):
+            subprocess.run(
+                ["make", "--silent", "-f", ROOT / "Makefile", "INSTALLED=installed", "BIN=.", "report", *arguments],
+                cwd=tmp_path,
+                env=environment() | variables,
+                capture_output=True,
+            )
+            assert list(tmp_path.iterdir()) == []
 
 
 def test_every_check_is_made() -> None:
@@ -142,6 +156,24 @@ def test_a_forgotten_run(project: Project, propose: Any) -> None:
     assert "Running stage" not in proposal.printed, "seen without running anything"
 
 
+def test_results_that_no_run_gives(project: Project, propose: Any) -> None:
+    """Someone has written a better accuracy into the reports, and the right hashes of that into dvc.lock."""
+    path, lock = project.root / "reports/metrics.json", project.root / "dvc.lock"
+    honest = path.read_text()
+    path.write_text(honest.replace('"accuracy": 0.9', '"accuracy": 0.99'))
+    assert path.read_text() != honest
+    before, after = (hashlib.md5(text.encode()).hexdigest() for text in (honest, path.read_text()))
+    lock.write_text(
+        lock.read_text().replace(before, after).replace(f"size: {len(honest)}\n", f"size: {len(honest) + 1}\n")
+    )
+    proposal = propose("false")
+    assert proposal.failed == "make verify"
+    assert (
+        "verify: error: a run from nothing gives other results than the commit: reports/metrics.json accuracy 0.99"
+        in (proposal.printed)
+    )
+
+
 def test_a_broken_parameter(project: Project, propose: Any) -> None:
     project.set(lr=-1)
     proposal = propose("broken")
@@ -156,9 +188,9 @@ def test_the_comment(tmp_path: Path) -> None:
     gh = tmp_path / "gh"
     gh.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > called\n')
     gh.chmod(gh.stat().st_mode | stat.S_IXUSR)
-    variables = {"BRANCH": "somebody:a $(touch injected) branch", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    variables = {"PULL_REQUEST": "somebody:a $(touch injected) branch", "PATH": f"{tmp_path}:/usr/bin:/bin"}
     subprocess.run(["bash", "-e", "-c", command], cwd=tmp_path, env=variables, check=True)
     assert (tmp_path / "called").read_text().splitlines() == [
-        *["pr", "comment", variables["BRANCH"], "--body-file", "report.md", "--edit-last", "--create-if-none"]
+        *["pr", "comment", variables["PULL_REQUEST"], "--body-file", "report.md", "--edit-last", "--create-if-none"]
     ]
     assert not (tmp_path / "injected").exists()

@@ -6,11 +6,12 @@ import pytest
 from stages.lib.split import stratified
 from stages.lib.stage import UserError
 
+NAMES = ["zero", *"123456789"]
 TARGETS = np.repeat(np.arange(10), 500)
 
 
 def test_every_row_once_and_every_class_alike() -> None:
-    rows = stratified(TARGETS, {"val": 0.1, "test": 0.2}, seed=0)
+    rows = stratified(TARGETS, {"val": 0.1, "test": 0.2}, seed=0, names=NAMES)
     np.testing.assert_array_equal(np.sort(np.concatenate(list(rows.values()))), np.arange(5000))
     for name, count in {"train": 350, "val": 50, "test": 100}.items():
         np.testing.assert_array_equal(np.bincount(TARGETS[rows[name]]), np.full(10, count))
@@ -18,24 +19,24 @@ def test_every_row_once_and_every_class_alike() -> None:
 
 
 def test_the_seed_chooses_the_rows() -> None:
-    first, again, other = (stratified(TARGETS, {"val": 0.1}, seed=seed)["val"] for seed in (0, 0, 1))
+    first, again, other = (stratified(TARGETS, {"val": 0.1}, seed=seed, names=NAMES)["val"] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert 0 < np.isin(other, first).mean() < 0.3  # about a tenth by chance
 
 
 def test_the_choice_is_fixed_for_good() -> None:
-    assert stratified(TARGETS, {"val": 0.01}, seed=0)["val"][:6].tolist() == [11, 150, 196, 269, 403, 600]
+    assert stratified(TARGETS, {"val": 0.01}, seed=0, names=NAMES)["val"][:6].tolist() == [11, 150, 196, 269, 403, 600]
 
 
 def test_uneven_classes_add_up_to_the_fraction_of_all() -> None:
     sizes = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]  # of MNIST's training part
     targets = np.repeat(np.arange(10), sizes)
-    rows = stratified(targets, {"val": 0.1}, seed=0)
+    rows = stratified(targets, {"val": 0.1}, seed=0, names=NAMES)
     assert (len(rows["train"]), len(rows["val"])) == (54_000, 6_000)
     assert (np.abs(np.bincount(targets[rows["val"]]) - np.array(sizes) * 0.1) < 1).all()
 
 
 @pytest.mark.parametrize(("fractions", "empty"), [({"val": 0.0001}, "val"), ({"val": 0.5, "test": 0.499}, "train")])
 def test_a_class_without_rows_is_refused(fractions: dict[str, float], empty: str) -> None:
-    with pytest.raises(UserError, match=f"val_fraction .* class number 0 has 4 rows, which leaves none for {empty}"):
-        stratified(np.repeat(np.arange(3), 4), fractions, seed=0)
+    with pytest.raises(UserError, match=f"val_fraction .* class zero has 4 rows, which leaves none for {empty}"):
+        stratified(np.repeat(np.arange(3), 4), fractions, seed=0, names=NAMES)

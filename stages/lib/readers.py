@@ -1,7 +1,7 @@
 """Reading the original files in data/raw/ into arrays, one function per kind of source.
 
-Every reader gives the parts that the source itself comes in: "train" and "test" where the split is official, "all"
-where it is not.
+Every reader gives the parts that the source itself comes in: "train" and "test", and of one's own also "val", where
+the split is official, "all" where it is not.
 """
 
 import shutil
@@ -12,11 +12,15 @@ import numpy as np
 import pandas as pd
 
 from stages.lib.archives import unpack
-from stages.lib.datasets import DATASETS, Packaged, Torchvision
+from stages.lib.datasets import DATASETS, Own, Packaged, Torchvision
+from stages.lib.folders import labelled
+from stages.lib.pixels import decode_all
+from stages.lib.raw import Raw
 from stages.lib.stage import STATE, UserError, reason
 
 UNPACKED = STATE / "normalize"
-MOST_BYTES = 1 << 28  # of one unpacked file; the largest of the table has 47 million
+MOST_BYTES = 1 << 28  # that a packaged file unpacks to
+MOST_FILES = 100  # in an archive of the table
 
 
 @dataclass(frozen=True)
@@ -25,36 +29,61 @@ class Part:
 
     images: np.ndarray  # (N, C, H, W) uint8
     targets: np.ndarray  # (N,) int64, class numbers
+    index: np.ndarray  # (N,) int64, rows of the source
 
 
-def read(name: str, folder: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """The parts of a built-in data set, and its class names in the order of the class numbers.
+def read(raw: Raw, *, size: int, unreadable_allowed: int) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """The parts of a data set, and its class names in the order of the class numbers.
 
-    They are unpacked, with the checksums of their format, before anything reads them.
+    Args:
+        raw: the original files.
+        size: pixels a side, to which files of images are brought while they are decoded; other readers leave that out.
+        unreadable_allowed: how many files of images may be skipped.
 
     Raises:
         UserError: a file is missing or damaged, or its content is not what the data set promises.
     """
-    dataset = DATASETS[name]
+    dataset = DATASETS[raw.dataset]
+    if isinstance(dataset, Own):
+        return _read_own(raw, size, unreadable_allowed)
     shutil.rmtree(UNPACKED, ignore_errors=True)
     UNPACKED.mkdir(parents=True)
     try:
+        raw.check()
         if isinstance(dataset, Packaged):
-            parts, classes = {"all": _read_packaged(dataset, folder)}, dataset.classes
+            parts, classes = {"all": _read_packaged(dataset, raw.root)}, dataset.classes
         else:
-            parts, classes = _read_torchvision(dataset, folder)
+            parts, classes = _read_torchvision(dataset, raw.root)
         for part in parts.values():
             _check(part, classes)
     # What pandas and torchvision raise on bytes that are not what they should be; all of them mean the same.
     except (ValueError, TypeError, AssertionError, LookupError, ArithmeticError, RuntimeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno and folder not in Path(error.filename or "").parents:
+        if isinstance(error, OSError) and error.errno and raw.root not in Path(error.filename or "").parents:
             raise  # not of these files, but of the disk, or of where they are unpacked to
         raise UserError(
-            f"{folder}: the files of {name} are missing or damaged ({type(error).__name__}: {reason(error)}); "
+            f"{raw.root}: the files of {raw.dataset} are missing or damaged ({type(error).__name__}: {reason(error)}); "
             "`dvc repro --force download` fetches them again"
         ) from error
     finally:
         shutil.rmtree(UNPACKED, ignore_errors=True)
+    return parts, classes
+
+
+def _read_own(raw: Raw, size: int, unreadable_allowed: int) -> tuple[dict[str, Part], tuple[str, ...]]:
+    found = labelled(list(raw.sha256))
+    images, unreadable = decode_all(raw, found.names, size)
+    if unreadable:
+        told = ", ".join(f"{found.names[row]} ({why})" for row, why in list(unreadable.items())[:5])
+        message = f"{len(unreadable):,} of {len(found.names):,} files cannot be read: {told}"
+        if len(unreadable) > unreadable_allowed:
+            raise UserError(f"{message}; put them right, or raise unreadable_allowed, now {unreadable_allowed}")
+        print(f"skipped: {message}")
+    classes = tuple(sorted(set(found.labels)))
+    targets = np.array([classes.index(label) for label in found.labels])
+    parts = {}
+    for part in sorted(set(found.parts)):
+        rows = np.array([row for row, of in enumerate(found.parts) if of == part and row not in unreadable], np.int64)
+        parts[part] = Part(images[rows], targets[rows], rows)
     return parts, classes
 
 
@@ -65,25 +94,55 @@ def _read_packaged(dataset: Packaged, folder: Path) -> Part:
         table.dtype != np.int64 or table.min() < 0 or table.max() > 255
     ):  # given a dtype, pandas would cut numbers to fit
         raise ValueError("not a table of whole numbers from 0 to 255")
-    return Part(table[:, :-1].astype(np.uint8).reshape(-1, *dataset.shape), table[:, -1])
+    return _whole(table[:, :-1].astype(np.uint8).reshape(-1, *dataset.shape), table[:, -1])
 
 
 def _read_torchvision(dataset: Torchvision, folder: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
     import torchvision  # takes seconds, and the default data set does without it
 
+    arguments = dict(dataset.arguments)
+    _lay_out(dataset, folder)
     reader = getattr(torchvision.datasets, dataset.class_name)
-    unpacked = UNPACKED / dataset.class_name / "raw"  # where torchvision looks, below a folder that it is given
-    unpacked.mkdir(parents=True)
-    for archive in sorted(folder.glob("*.gz")):
-        unpack(archive, unpacked, most_bytes=MOST_BYTES)
     parts = {}
     for part in ("train", "test"):
-        data = reader(UNPACKED, train=part == "train", download=False)
-        targets = data.targets.numpy()
+        chosen = {"train": part == "train"} if dataset.part == "train" else {"split": part}
+        data = reader(UNPACKED, **arguments, **chosen, download=False)
+        targets = np.asarray(data.targets if hasattr(data, "targets") else data.labels).astype(np.int64)
         if targets.ndim == 2:
             targets = targets[:, 0]  # QMNIST: the class, then who wrote it and where it came from
-        parts[part] = Part(data.data.numpy()[:, np.newaxis], targets.astype(np.int64))
-    return parts, dataset.classes or tuple(reader.classes)
+        images = np.asarray(data.data)
+        if images.ndim == 3:
+            images = images[:, np.newaxis]
+        elif images.shape[-1] == 3:  # CIFAR: channels last
+            images = images.transpose(0, 3, 1, 2)
+        parts[part] = _whole(images, targets)
+    classes = dataset.classes or tuple(data.classes)
+    if dataset.class_name == "EMNIST":  # its files hold every image with rows and columns exchanged
+        first = int(classes[0] == "N/A")  # the letters count from 1
+        classes = classes[first:]
+        parts = {name: _whole(part.images.swapaxes(2, 3), part.targets - first) for name, part in parts.items()}
+    return parts, classes
+
+
+def _whole(images: np.ndarray, targets: np.ndarray) -> Part:
+    return Part(images, targets, np.arange(len(targets)))
+
+
+def _lay_out(dataset: Torchvision, folder: Path) -> None:
+    """Put the files of data/raw/ where torchvision looks for them, below UNPACKED, unpacked as far as it wants that."""
+    idx = UNPACKED / dataset.class_name / "raw"
+    idx.mkdir(parents=True)
+    for path in sorted(folder.iterdir()):
+        if path.name.endswith(".tar.gz"):
+            unpack(path, UNPACKED, most_bytes=dataset.most_bytes, most_files=MOST_FILES)
+        elif path.suffix == ".zip":  # EMNIST: gzipped files of all its splits
+            unpack(path, UNPACKED, most_bytes=dataset.most_bytes, most_files=MOST_FILES)
+            for inner in sorted(UNPACKED.glob(f"*/emnist-{dict(dataset.arguments)['split']}-*.gz")):
+                unpack(inner, idx, most_bytes=dataset.most_bytes)
+        elif path.suffix == ".gz":
+            unpack(path, idx, most_bytes=dataset.most_bytes)
+        else:  # read as it is
+            (UNPACKED / path.name).symlink_to(path.resolve())
 
 
 def _check(part: Part, classes: tuple[str, ...]) -> None:

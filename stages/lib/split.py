@@ -4,20 +4,23 @@ Every class is divided by itself. Which of its rows go where follows from the ra
 promises to keep (NEP 19); `Generator.permutation` and its like may change between versions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from stages.lib.stage import UserError
 
 
-def stratified(targets: np.ndarray, fractions: Mapping[str, float], *, seed: int) -> dict[str, np.ndarray]:
+def stratified(
+    targets: np.ndarray, fractions: Mapping[str, float], *, seed: int, names: Sequence[str]
+) -> dict[str, np.ndarray]:
     """Row numbers of each named share, and of the rest under "train".
 
     Args:
         targets: (N,) class numbers.
         fractions: name of a share -> its fraction of all rows, and of every class as nearly as whole rows allow.
         seed: of the choice of rows.
+        names: of the classes, for people.
 
     Returns:
         name -> row numbers, int64, ascending; together they are every row once.
@@ -28,7 +31,7 @@ def stratified(targets: np.ndarray, fractions: Mapping[str, float], *, seed: int
     keys = np.random.PCG64(seed).random_raw(len(targets))
     labels, sizes = np.unique(targets, return_counts=True)
     counts = {name: apportion(fraction, sizes) for name, fraction in fractions.items()}
-    counts["train"] = sizes - np.sum(list(counts.values()), axis=0)
+    counts["train"] = sizes - np.sum([*counts.values(), np.zeros_like(sizes)], axis=0)
     for name, share in counts.items():
         if (share < 1).any():
             label, size = next(
@@ -36,7 +39,7 @@ def stratified(targets: np.ndarray, fractions: Mapping[str, float], *, seed: int
             )
             given = ", ".join(f"{each}_fraction {fraction:g}" for each, fraction in fractions.items())
             raise UserError(
-                f"params.yaml: {given}: class number {label} has {size} rows, which leaves none for {name}; "
+                f"params.yaml: {given}: class {names[label]} has {size} rows, which leaves none for {name}; "
                 "choose fractions that leave every class a row in each split"
             )
     chosen: dict[str, list[np.ndarray]] = {name: [] for name in counts}

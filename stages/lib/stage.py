@@ -139,9 +139,9 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 
 def _take_signals() -> None:
-    """Take SIGINT and SIGTERM, if this process was started as a stage, and not by a program that imports one."""
+    """Take SIGINT and SIGTERM, if this process was started as one of ours, and not by a program that imports one."""
     started = getattr(sys.modules["__main__"], "__spec__", None)
-    if started is not None and started.name.startswith("stages."):
+    if started is not None and started.name.startswith(("stages.", "experiments.")):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stop)
 

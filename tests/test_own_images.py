@@ -1,0 +1,281 @@
+"""Images of one's own: folders and archives, of every kind that Pillow reads, tidy or not."""
+
+import io
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages import download, normalize
+from stages.lib import sources
+from stages.lib.normalized import SPLITS, read_split, read_statistics
+from stages.lib.pixels import decode
+from stages.lib.stage import UserError
+from tests.conftest import Project
+
+SIZE = 8
+COLOURS = {"blue": (20, 40, 200), "green": (30, 160, 60), "red": (210, 30, 30)}
+
+
+def photo(colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (12, 10)) -> Image.Image:
+    """A noisy image of one colour."""
+    noise = np.random.default_rng(seed).integers(-20, 20, (size[1], size[0], 3))
+    return Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8))
+
+
+def album(root: Path, *parts: str, images: int = 12) -> Path:
+    """A folder for each colour, below each part if there are any."""
+    for part in parts or ("",):
+        for colour, rgb in COLOURS.items():
+            (root / part / colour).mkdir(parents=True)
+            for number in range(images):
+                photo(rgb, seed=100 * len(part) + number).save(root / part / colour / f"{number:02}.png")
+    return root
+
+
+def choose(**parameters: object) -> None:
+    lines = Path("params.yaml").read_text().splitlines()
+    values: dict[str, object] = {"dataset": "folder", "source": "photos", "image_size": SIZE, **parameters}
+    Path("params.yaml").write_text(
+        "\n".join(f"{key}: {values[key]}" if (key := line.split(":")[0]) in values else line for line in lines) + "\n"
+    )
+
+
+def run(**parameters: object) -> None:
+    choose(**parameters)
+    download.main()
+    normalize.main()
+
+
+def splits() -> tuple[list[str], dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    description, sha256 = read_statistics(normalize.NORMALIZED)
+    return description.classes, {name: read_split(normalize.NORMALIZED, name, sha256) for name in SPLITS}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_for_each_class(folder: Path) -> None:
+    album(folder / "photos")
+    run()
+    classes, found = splits()
+    assert classes == ["blue", "green", "red"]
+    rows = np.concatenate([index for _, _, index in found.values()])
+    np.testing.assert_array_equal(np.sort(rows), np.arange(36))
+    for images, targets, index in found.values():
+        assert images.shape[1:] == (3, SIZE, SIZE)
+        np.testing.assert_array_equal(targets, index // 12)
+        for image, target in zip(images, targets, strict=True):
+            assert np.abs(image.mean((1, 2)) - list(COLOURS.values())[target]).max() < 8
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("train", "val", "test"), ("train", "valid")])
+def test_parts_of_its_own_stay_as_they_are(folder: Path, parts: tuple[str, ...]) -> None:
+    album(folder / "photos", *parts)
+    run()
+    _, found = splits()
+    official = {"valid": "val"}
+    for part in parts:
+        name = official.get(part, part)
+        if name != "train":
+            assert len(found[name][0]) == 36
+    assert sum(len(images) for images, _, _ in found.values()) == 36 * len(parts)
+    assert len(np.unique(np.concatenate([index for _, _, index in found.values()]))) == 36 * len(parts)
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
+def test_an_archive_gives_what_its_folder_gives(folder: Path, ending: str) -> None:
+    album(folder / "photos")
+    run()
+    before = content(normalize.NORMALIZED)
+    if ending == "zip":
+        with zipfile.ZipFile("photos.zip", "w") as archive:
+            for path in sorted(Path("photos").rglob("*.png")):
+                archive.write(path, Path("holiday 2026") / path)  # one folder around all
+    else:
+        with tarfile.open(f"photos.{ending}", "w:gz" if ending == "tar.gz" else "w") as tar:
+            tar.add("photos")
+    shutil.rmtree("photos")
+    run(source=f"photos.{ending}")
+    assert content(normalize.NORMALIZED) == before
+
+
+def test_a_large_folder_is_not_copied_and_gives_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    album(folder / "photos")
+    run()
+    before = content(normalize.NORMALIZED)
+    monkeypatch.setattr(sources, "LARGE", 1000)
+    run()
+    assert "left in photos" in capsys.readouterr().out
+    assert [path.name for path in download.RAW.rglob("*.png")] == []
+    assert content(normalize.NORMALIZED) == before
+    photo(COLOURS["red"], 99).save("photos/red/00.png")
+    with pytest.raises(
+        UserError, match=r"1 of 36 files cannot be read: red/00.png \(.*changed since it was downloaded"
+    ):
+        normalize.main()
+
+
+def test_what_a_camera_and_a_system_leave_behind(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    album(folder / "photos")
+    for name in (".DS_Store", "Thumbs.db", "red/.hidden.png", "__MACOSX/red/._00.png"):
+        (folder / "photos" / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / "photos" / name).write_bytes(b"clutter")
+    (folder / "photos/red/notes.txt").write_text("not an image")
+    photo(COLOURS["red"], 1).save(folder / "photos/loose.jpg")
+    run()
+    classes, found = splits()
+    assert classes == ["blue", "green", "red"]
+    assert sum(len(images) for images, _, _ in found.values()) == 36
+    printed = capsys.readouterr().out
+    assert "left out: 1 file(s), no image (.txt)" in printed
+    assert "left out: 1 file(s), in no class folder" in printed
+
+
+def test_many_images_are_decoded_by_several_processes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    album(folder / "photos", images=40)
+    photo(COLOURS["red"], 1).convert("L").save(folder / "photos/red/grey.png")
+    run()
+    _, found = splits()
+    assert sum(len(images) for images, _, _ in found.values()) == 121
+    assert found["train"][0].shape[1] == 3, "one grey image among others is a colour image"
+
+
+def test_grey_images_have_one_channel(folder: Path) -> None:
+    for path in album(folder / "photos").rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    run()
+    assert splits()[1]["train"][0].shape[1] == 1
+
+
+def test_unreadable_files_are_counted_and_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    album(folder / "photos")
+    (folder / "photos/red/03.png").write_bytes((folder / "photos/red/03.png").read_bytes()[:100])
+    (folder / "photos/blue/07.png").write_text("<html>")
+    with pytest.raises(UserError) as refused:
+        run()
+    assert "2 of 36 files cannot be read: blue/07.png (cannot identify image file" in str(refused.value)
+    assert "red/03.png (" in str(refused.value)
+    assert "raise unreadable_allowed, now 0" in str(refused.value)
+    with pytest.raises(UserError, match="now 1"):
+        run(unreadable_allowed=1)
+    run(unreadable_allowed=2)
+    assert "skipped: 2 of 36 files cannot be read" in capsys.readouterr().out
+    assert sum(len(images) for images, _, _ in splits()[1].values()) == 34
+
+
+def empty_class(root: Path) -> None:
+    (root / "yellow").mkdir()
+
+
+def class_of_text(root: Path) -> None:
+    (root / "yellow").mkdir()
+    (root / "yellow/notes.txt").write_text("none yet")
+
+
+def only_in_test(root: Path) -> None:
+    shutil.rmtree(root / "train/red")
+
+
+def too_few(root: Path) -> None:
+    for path in sorted((root / "red").iterdir())[2:]:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "parts", "words"),
+    [
+        (empty_class, (), "photos/yellow: an empty folder; put images into it, or remove it"),
+        (class_of_text, (), "class folder(s) without an image: yellow; put images into them, or remove them"),
+        (only_in_test, ("train", "test"), "no training image of class red; add some"),
+        (too_few, (), "class red has 2 rows, which leaves none for val"),
+        (shutil.rmtree, (), "photos: found nothing, expected a folder, or an archive (.zip, .tar, .tar.gz)"),
+    ],
+)
+def test_what_cannot_be_learnt_from_is_one_line(
+    folder: Path, spoil: Callable[[Path], None], parts: tuple[str, ...], words: str
+) -> None:
+    spoil(album(folder / "photos", *parts))
+    with pytest.raises(UserError) as refused:
+        run()
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_uneven_classes_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    album(folder / "photos", images=100)
+    for path in sorted((folder / "photos/green").iterdir())[9:]:
+        path.unlink()
+    run()
+    assert "uneven classes: blue 70 training images, green 6" in capsys.readouterr().out
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+def test_every_kind_of_pixel() -> None:
+    """The same picture in all modes: red above, white below."""
+    rgb = Image.new("RGB", (16, 16), "white")
+    rgb.paste((255, 0, 0), (0, 0, 16, 8))
+    transparent = rgb.convert("RGBA")
+    transparent.paste((0, 0, 0, 0), (0, 8, 16, 16))  # nothing, where the others are white
+    sideways = Image.Exif()
+    sideways[0x0112] = 6  # the camera was held upright: to be turned right by 90 degrees
+    kinds = {
+        "PNG": saved(rgb, "PNG"),
+        "palette": saved(rgb.convert("P"), "GIF"),
+        "CMYK": saved(rgb.convert("CMYK"), "JPEG", quality=100),
+        "transparent": saved(transparent, "PNG"),
+        "transparent palette": saved(transparent.quantize(4), "PNG"),
+        "rotated": saved(rgb.rotate(90), "JPEG", quality=100, subsampling=0, exif=sideways),
+        "WebP": saved(rgb, "WEBP", lossless=True),
+        "TIFF": saved(rgb, "TIFF"),
+    }
+    for kind, content in kinds.items():
+        pixels, grey = decode(content, 16)
+        assert not grey, kind
+        expected = np.asarray(rgb).transpose(2, 0, 1).astype(int)
+        assert np.abs(pixels - expected)[:, [0, 1, 2, 13, 14, 15]].max() <= 8, kind
+
+
+def test_16_bits_are_scaled_and_32_refused() -> None:
+    ramp = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+    pixels, grey = decode(saved(Image.fromarray(ramp), "PNG"), 16)
+    assert grey
+    np.testing.assert_array_equal(pixels[0], np.rint(ramp / 257))
+    np.testing.assert_array_equal(pixels[0], pixels[2])
+    with pytest.raises(ValueError, match="pixels of 32 bits"):
+        decode(saved(Image.fromarray(ramp.astype(np.float32)), "TIFF"), 16)
+
+
+def test_a_picture_that_is_a_bomb_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for side in (12, 20):  # above the limit, where Pillow warns, and above twice of it, where it refuses
+        with pytest.raises(ValueError, match="exceeds limit of"):
+            decode(saved(Image.new("RGB", (side, side)), "PNG"), 4)
+
+
+def test_dvc_notices_every_change_of_the_source(fresh: Project, tmp_path: Path) -> None:
+    source = album(tmp_path / "photos")
+    fresh.set(dataset="folder", source=source, image_size=SIZE, epochs=1)
+    assert fresh.repro() == ["download", "normalize", "cache", "train", "evaluate"]
+    assert fresh.repro() == []
+    photo(COLOURS["red"], 77).save(source / "red/00.png")
+    assert fresh.repro("normalize") == ["download", "normalize"]
+    photo(COLOURS["red"], 78).save(source / "red/another.png")
+    assert fresh.repro("normalize") == ["download", "normalize"]
+    (source / "red/another.png").unlink()
+    assert fresh.repro("cache") == ["cache"], "download and normalize as before: out of DVC's cache"
+    (source / "red/readme.txt").write_text("no image")
+    assert fresh.repro("cache") == ["download", "normalize"]
