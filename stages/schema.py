@@ -9,7 +9,7 @@ keeps it current. Rules between keys are added here; each carries, as `descripti
 from typing import Any
 
 from stages import cache, download, evaluate, normalize, train
-from stages.lib import optimizers
+from stages.lib import losses, optimizers
 from stages.lib.files import write_text
 from stages.lib.parameters import SCHEMA
 from stages.lib.sealed import seal
@@ -31,7 +31,7 @@ def schema() -> dict[str, Any]:
         "properties": properties,
         "required": list(properties),
         "additionalProperties": False,
-        "allOf": [cnn_rule(), *(optimizer_rule(name) for name in optimizers.OPTIMIZERS)],
+        "allOf": [cnn_rule(), *map(optimizer_rule, optimizers.OPTIMIZERS), *map(loss_rule, losses.LOSSES)],
         "same_length": [["activation", "hidden"]],
     }
 
@@ -43,6 +43,17 @@ def cnn_rule() -> dict[str, Any]:
         "if": {"properties": {"model": {"const": "cnn"}}},
         "then": {"properties": {"image_size": {"minimum": 4, "description": reason}}},
     }
+
+
+def loss_rule(name: str) -> dict[str, Any]:
+    """A loss takes its own options."""
+    taken = sorted(losses.options(name))
+    options: dict[str, Any] = {
+        "properties": {option: {} for option in taken},
+        "additionalProperties": False,
+        "description": f"{name} takes {', '.join(taken)}",
+    }
+    return {"if": {"properties": {"loss": {"const": name}}}, "then": {"properties": {"loss_args": options}}}
 
 
 def optimizer_rule(name: str) -> dict[str, Any]:

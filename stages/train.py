@@ -13,6 +13,7 @@ from stages.lib.stage import UserError, reason, run, signals_held
 
 # isort: split
 
+import copy
 import json
 import math
 import time
@@ -25,10 +26,9 @@ import pandas as pd
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from stages.lib import checkpoint, compute, model_file, networks, optimizers, tensors
+from stages.lib import checkpoint, compute, losses, model_file, networks, optimizers, tensors
 from stages.lib.batches import ShuffledBatches, derived_seed, loader
 from stages.lib.files import replacing, write_text
 from stages.lib.inference import logits_of
@@ -64,6 +64,10 @@ class Parameters(StageParameters):
         },
     )
     dropout: float = Field(ge=0, lt=1, description="probability that a hidden unit is left out of a training step")
+    loss: str = Field(
+        description="loss of torch.nn, or of stages/lib/losses.py", json_schema_extra={"enum": [*losses.LOSSES]}
+    )
+    loss_args: dict[str, Any] = Field(description="options of the loss, by name; weight: balanced for uneven classes")
     optimizer: str = Field(description="class of torch.optim", json_schema_extra={"enum": [*optimizers.OPTIMIZERS]})
     lr: float = Field(gt=0, description="highest learning rate, per step")
     weight_decay: float = Field(ge=0, description="weight decay, per step; 0 for none")
@@ -96,6 +100,9 @@ def main() -> None:
         network = model_file.build(architecture, train.description).to(device)
     except RuntimeError as error:  # torch says no more of a failed allocation
         raise UserError(f"params.yaml: hidden: this network does not fit into memory ({reason(error)})") from error
+    loss_function = losses.build(
+        parameters.loss, parameters.loss_args, train.targets, len(train.description.classes)
+    ).to(device)
     optimizer = optimizers.build(
         parameters.optimizer,
         network.parameters(),
@@ -130,6 +137,7 @@ def main() -> None:
             steps = range(done * len(order) + progress.step, (done + 1) * len(order))
             train_epoch(
                 network,
+                loss_function,
                 optimizer,
                 batches,
                 [rate_of(step) for step in steps],
@@ -144,7 +152,7 @@ def main() -> None:
                 "epoch": done + 1,
                 "train_loss": progress.loss_sum / len(train),
                 "train_accuracy": progress.correct / len(train),
-                **validate(network, val, device),
+                **validate(network, loss_function, val, device),
                 "lr": rate,
             }
             refuse_if_not_finite(row["val_loss"], f"val loss became {row['val_loss']} behind epoch {done + 1}", rate)
@@ -182,6 +190,7 @@ def main() -> None:
 
 def train_epoch(
     network: nn.Module,
+    loss_function: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Iterable[tuple[Tensor, Tensor]],
     rates: Sequence[float],
@@ -209,7 +218,7 @@ def train_epoch(
             compute.seed(device, seed)
             images, targets = images.to(device), targets.to(device)  # (B, C, H, W) float32, (B,) int64
             with signals_held():
-                loss, logits = train_step(network, optimizer, images, targets, clip_norm)
+                loss, logits = train_step(network, loss_function, optimizer, images, targets, clip_norm)
                 progress.step += 1
                 progress.loss_sum += loss * len(targets)
                 progress.correct += int((logits.argmax(1) == targets).sum())
@@ -223,6 +232,7 @@ def train_epoch(
 
 def train_step(
     network: nn.Module,
+    loss_function: nn.Module,
     optimizer: torch.optim.Optimizer,
     images: Tensor,
     targets: Tensor,
@@ -236,7 +246,7 @@ def train_step(
         optimizer.zero_grad()
         outputs = network(images)
         logits = outputs.detach() if logits is None else logits  # those of the loss that `step` returns: the first
-        loss = cross_entropy(outputs, targets)
+        loss: Tensor = loss_function(outputs, targets)
         loss.backward()
         if clip_norm is not None:
             nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
@@ -257,11 +267,13 @@ def refuse_if_not_finite(loss: float, what: str, rate: float) -> None:
         raise UserError(f"the {what}, at lr {rate:g}; choose a lower lr, a longer warmup, or a clip_norm such as 1.0")
 
 
-def validate(network: nn.Module, val: tensors.Split, device: torch.device) -> dict[str, float]:
+def validate(
+    network: nn.Module, loss_function: nn.Module, val: tensors.Split, device: torch.device
+) -> dict[str, float]:
     """Mean loss and accuracy over the validation rows, dropout off."""
     logits = logits_of(network, val, device)
     return {
-        "val_loss": float(cross_entropy(logits, val.targets)),
+        "val_loss": float(copy.deepcopy(loss_function).to("cpu", torch.float64)(logits, val.targets)),
         "val_accuracy": float((logits.argmax(1) == val.targets).double().mean()),
     }
 

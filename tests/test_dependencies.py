@@ -30,6 +30,8 @@ OTHERWISE = {
     "hidden": [7],
     "activation": "relu",
     "dropout": 0.4,
+    "loss": "MultiMarginLoss",
+    "loss_args": "{margin: 0.5}",
     "optimizer": "SGD",
     "lr": 0.5,
     "weight_decay": 0.1,

@@ -21,7 +21,7 @@ def test_every_optimizer_trains(name: str) -> None:
     )
     before = float(cross_entropy(network(images), targets).detach())
     for _ in range(20):
-        train_step(network, optimizer, images, targets, clip_norm=None)
+        train_step(network, torch.nn.CrossEntropyLoss(), optimizer, images, targets, clip_norm=None)
     assert float(cross_entropy(network(images), targets).detach()) < before
 
 
@@ -63,7 +63,14 @@ def test_gradients_are_clipped() -> None:
     network = torch.nn.Linear(4, 3)
     optimizer = optimizers.build("SGD", network.parameters(), lr=1.0, weight_decay=0, momentum=0, arguments={})
     before = [weight.detach().clone() for weight in network.parameters()]
-    train_step(network, optimizer, torch.randn(8, 4) * 100, torch.zeros(8, dtype=torch.long), clip_norm=0.01)
+    train_step(
+        network,
+        torch.nn.CrossEntropyLoss(),
+        optimizer,
+        torch.randn(8, 4) * 100,
+        torch.zeros(8, dtype=torch.long),
+        clip_norm=0.01,
+    )
     moved = torch.cat(
         [(weight.detach() - old).flatten() for weight, old in zip(network.parameters(), before, strict=True)]
     )

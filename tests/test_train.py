@@ -80,7 +80,7 @@ def test_keeps_the_weights_of_the_best_epoch(tiny: Path) -> None:
     assert best["epoch"] < 30
     assert summary["best_epoch"] == best["epoch"]
     network, _ = model_file.load(Path("models"))
-    figures = train.validate(network, tensors.read(train.VAL), torch.device("cpu"))
+    figures = train.validate(network, torch.nn.CrossEntropyLoss(), tensors.read(train.VAL), torch.device("cpu"))
     assert figures["val_loss"] == best["val_loss"] == summary["val_loss"]
 
 
@@ -375,7 +375,7 @@ def test_with_lbfgs_accuracy_is_of_the_weights_that_the_loss_is_of() -> None:
     network = torch.nn.Linear(4, 3)
     before = network(images).detach()
     optimizer = torch.optim.LBFGS(network.parameters(), lr=1.0)
-    loss, logits = train.train_step(network, optimizer, images, targets, clip_norm=None)
+    loss, logits = train.train_step(network, torch.nn.CrossEntropyLoss(), optimizer, images, targets, clip_norm=None)
     assert torch.equal(logits, before)
     assert loss == float(torch.nn.functional.cross_entropy(before, targets))
     assert not torch.equal(network(images), before)
@@ -394,5 +394,5 @@ def test_dropout_is_off_while_scoring(tiny: Path) -> None:
     network, _ = model_file.load(Path("models"))
     network.train()  # as the training loop leaves it
     val = tensors.read(train.VAL)
-    first, again = (train.validate(network, val, torch.device("cpu")) for _ in range(2))
+    first, again = (train.validate(network, torch.nn.CrossEntropyLoss(), val, torch.device("cpu")) for _ in range(2))
     assert first == again

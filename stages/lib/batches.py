@@ -7,7 +7,9 @@ changes it.
 import hashlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -94,6 +96,13 @@ def _leave_signals_to_the_parent(_worker: int) -> None:
     """Ctrl-C reaches the whole process group; the parent then ends its workers in good order."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = _tell
+
+
+def _tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """The parent may end while a batch is on its way to it: that is no error of the worker's."""
+    if not issubclass(kind, ConnectionError):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def derived_seed(seed: int, purpose: str, number: int) -> int:

@@ -1,0 +1,67 @@
+"""Losses by name."""
+
+import pytest
+import torch
+from torch import nn
+
+from stages.lib import losses
+from stages.lib.description import DataDescription
+from stages.lib.stage import UserError
+from stages.lib.tensors import Split
+from stages.train import validate
+
+TARGETS = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2, 2])
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_every_loss_takes_logits_and_class_numbers(name: str) -> None:
+    logits = torch.randn(10, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = losses.build(name, {}, TARGETS, 3)(logits, TARGETS)
+    loss.backward()
+    assert loss.shape == ()
+    assert logits.grad is not None
+    better = losses.build(name, {}, TARGETS, 3)(logits - logits.grad, TARGETS)
+    assert better < loss
+
+
+def test_label_smoothing_is_that_of_its_paper() -> None:
+    logits = torch.tensor([[2.0, 0.0, -1.0]])
+    own = losses.build("CrossEntropyLoss", {"label_smoothing": 0.3}, TARGETS, 3)(logits, torch.tensor([0]))
+    wanted = torch.tensor([0.8, 0.1, 0.1])  # 0.7 for the class itself, and 0.3 shared by all three
+    assert float(own) == pytest.approx(float(-(wanted * logits.log_softmax(1)).sum()))
+
+
+def test_balanced_weights_give_every_class_the_same_say() -> None:
+    loss = losses.build("CrossEntropyLoss", {"weight": "balanced"}, TARGETS, 3)
+    rows = nn.CrossEntropyLoss(reduction="none")(logits := torch.randn(10, 3), TARGETS)
+    by_class = torch.stack([part.mean() for part in rows.split([6, 2, 2])])
+    assert float(loss(logits, TARGETS)) == pytest.approx(float(by_class.mean()))
+    given = losses.build("CrossEntropyLoss", {"weight": [1, 3, 3]}, TARGETS, 3)
+    assert float(given(logits, TARGETS)) == pytest.approx(float(loss(logits, TARGETS)))
+
+
+def test_the_val_loss_is_the_chosen_loss() -> None:
+    description = DataDescription(dataset="x", classes=["a", "b", "c"], shape=(1, 2, 2), mean=[0.0], std=[1.0])
+    images = torch.randn(10, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    val = Split(images, TARGETS, torch.arange(10), description, "")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    loss = losses.build("CrossEntropyLoss", {"weight": [1.0, 2.0, 3.0], "label_smoothing": 0.2}, TARGETS, 3)
+    figures = validate(network, loss, val, torch.device("cpu"))
+    assert figures["val_loss"] == pytest.approx(float(loss(network(images), TARGETS).detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"weight": [1.0, 2.0]}, "weight tensor"),
+        ({"weight": "even"}, "refuses {'weight': 'even'}"),
+        ({"label_smoothing": 2.0}, "label_smoothing must be between 0.0 and 1.0"),
+        ({"label_smoothing": "much"}, "change loss_args"),
+    ],
+)
+def test_a_value_that_the_loss_refuses_is_one_line(arguments: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        losses.build("CrossEntropyLoss", arguments, TARGETS, 3)
+    assert str(refused.value).startswith("params.yaml: CrossEntropyLoss refuses")
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
