@@ -9,7 +9,7 @@ keeps it current. Rules between keys are added here; each carries, as `descripti
 from typing import Any
 
 from stages import cache, download, evaluate, normalize, train
-from stages.lib import losses, optimizers
+from stages.lib import losses, networks, optimizers, torchvision_networks
 from stages.lib.files import write_text
 from stages.lib.parameters import SCHEMA
 from stages.lib.sealed import seal
@@ -31,18 +31,22 @@ def schema() -> dict[str, Any]:
         "properties": properties,
         "required": list(properties),
         "additionalProperties": False,
-        "allOf": [cnn_rule(), *map(optimizer_rule, optimizers.OPTIMIZERS), *map(loss_rule, losses.LOSSES)],
+        "allOf": [*size_rules(), *map(optimizer_rule, optimizers.OPTIMIZERS), *map(loss_rule, losses.LOSSES)],
         "same_length": [["activation", "hidden"]],
     }
 
 
-def cnn_rule() -> dict[str, Any]:
-    """The cnn halves an image twice."""
-    reason = "cnn, the model, halves the image twice and needs at least 4 pixels a side"
-    return {
-        "if": {"properties": {"model": {"const": "cnn"}}},
-        "then": {"properties": {"image_size": {"minimum": 4, "description": reason}}},
-    }
+def size_rules() -> list[dict[str, Any]]:
+    """What a network asks of the images' size."""
+    rules = []
+    for kind, table in (("minimum", networks.SMALLEST), ("multipleOf", torchvision_networks.PIECES)):
+        for size in sorted(set(table.values())):
+            models = [name for name, its in table.items() if its == size]
+            wants = f"at least {size}" if kind == "minimum" else f"a multiple of {size}"
+            reason = f"this model wants images of {wants} pixels a side"
+            then = {"properties": {"image_size": {kind: size, "description": reason}}}
+            rules.append({"if": {"properties": {"model": {"enum": models}}}, "then": then})
+    return rules
 
 
 def loss_rule(name: str) -> dict[str, Any]:

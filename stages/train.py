@@ -47,7 +47,8 @@ class Parameters(StageParameters):
     """What train reads of params.yaml: every hyperparameter."""
 
     model: str = Field(
-        description="the network, from stages/lib/networks.py", json_schema_extra={"enum": [*networks.NETWORKS]}
+        description="the network: of stages/lib/networks.py, or of torchvision",
+        json_schema_extra={"enum": [*networks.NAMES]},
     )
     hidden: list[int] = Field(
         max_length=64,
@@ -111,6 +112,7 @@ def main() -> None:
         momentum=parameters.momentum,
         arguments=parameters.optimizer_args,
     )
+    refuse_a_lonely_image(network, len(train), parameters.batch_size)
     order = ShuffledBatches(len(train), parameters.batch_size, seed=parameters.seed)
     batches = loader(train, order)
     rate_of = partial(
@@ -265,6 +267,20 @@ def refuse_if_not_finite(loss: float, what: str, rate: float) -> None:
     """
     if not math.isfinite(loss):
         raise UserError(f"the {what}, at lr {rate:g}; choose a lower lr, a longer warmup, or a clip_norm such as 1.0")
+
+
+def refuse_a_lonely_image(network: nn.Module, rows: int, batch_size: int) -> None:
+    """Batch normalization needs two images to find a spread.
+
+    Raises:
+        UserError: the last step of an epoch would have one.
+    """
+    normalizes = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules())
+    if normalizes and (batch_size == 1 or rows % batch_size == 1):
+        raise UserError(
+            f"params.yaml: batch_size: {batch_size} leaves one of {rows:,} images for the last step, and the model's "
+            "batch normalization needs two; choose another batch_size"
+        )
 
 
 def validate(

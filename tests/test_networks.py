@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
-from stages.lib import networks
+from stages.lib import networks, torchvision_networks
 
 SHAPE = (1, 28, 28)
 
@@ -47,3 +48,33 @@ def test_every_activation_works_on_each_number_by_itself(name: str) -> None:
 def test_one_name_serves_all_layers() -> None:
     network = networks.build("mlp", shape=SHAPE, classes=10, hidden=[8, 8, 8], activation="gelu", dropout=0)
     assert sum(isinstance(layer, nn.GELU) for layer in network.modules()) == 3
+
+
+QUICK = ["resnet18", "shufflenet_v2_x0_5", "squeezenet1_1", "alexnet", "swin_t", "vit_b_32", "googlenet", "vgg11_bn"]
+
+
+def gives_logits(name: str, size: int, channels: int = 1) -> bool:
+    """Of two images, as it trains; on shapes alone."""
+    try:
+        with torch.device("meta"):
+            shape = (channels, size, size)
+            network = networks.build(name, shape=shape, classes=7, hidden=[9], activation="relu", dropout=0.5)
+            return tuple(network.train()(torch.zeros(2, *shape)).shape) == (2, 7)
+    except (RuntimeError, ValueError, AssertionError):
+        return False
+
+
+@pytest.mark.torture(quick=len(QUICK), long=len(torchvision_networks.NAMES))
+def test_networks_of_torchvision_and_the_size_they_need(part: int, torture: bool) -> None:
+    name = (torchvision_networks.NAMES if torture else QUICK)[part]
+    size = torchvision_networks.PIECES.get(name) or torchvision_networks.SMALLEST[name]
+    assert gives_logits(name, size)
+    assert gives_logits(name, size, channels=3)
+    assert size == 1 or not gives_logits(name, size - 1)
+    if name in torchvision_networks.PIECES:
+        assert gives_logits(name, 2 * size)
+
+
+def test_the_table_has_all_of_torchvision_but_the_regnets() -> None:
+    known = {name for name in models.list_models(module=models) if not name.startswith("regnet")}
+    assert set(torchvision_networks.NAMES) == known

@@ -100,6 +100,7 @@ def test_stops_when_val_gets_no_better(tiny: Path, capsys: pytest.CaptureFixture
         {"optimizer": "LBFGS", "lr": 0.1, "optimizer_args": {"max_iter": 2}},
         {"model": "cnn", "schedule": "cosine", "warmup": 0.2, "clip_norm": 1.0},
         {"hidden": [], "dropout": 0.0},
+        {"model": "shufflenet_v2_x0_5", "lr": 0.003},
     ],
 )
 def test_the_parts_work_together(tiny: Path, parameters: dict[str, object]) -> None:
@@ -157,6 +158,37 @@ def test_goes_on_with_the_same_bits(
     assert "epoch   1/4" not in printed
     assert "epoch   3/4" in printed
     assert outputs() == whole
+
+
+def test_what_batch_normalization_has_seen_is_kept(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the weights, and when a training goes on behind an interruption."""
+    choose(model="shufflenet_v2_x0_5", epochs=2)
+    train.main()
+    whole = outputs()
+    network, _ = model_file.load(Path("models"))
+    assert 25 <= int(network.state_dict()["conv1.1.num_batches_tracked"]) <= 50
+    steps, train_step = 0, train.train_step
+
+    def step(*arguments: Any) -> tuple[float, torch.Tensor]:
+        nonlocal steps
+        steps += 1
+        if steps == 31:
+            raise SystemExit(130)
+        return train_step(*arguments)
+
+    monkeypatch.setattr(train, "train_step", step)
+    with pytest.raises(SystemExit):
+        train.main()
+    monkeypatch.undo()
+    monkeypatch.chdir(tiny)
+    train.main()
+    assert outputs() == whole
+
+
+def test_batch_normalization_needs_two_images(tiny: Path) -> None:
+    choose(model="resnet18", batch_size=199)
+    with pytest.raises(UserError, match="batch_size: 199 leaves one of 200 images for the last step, and the model's"):
+        train.main()
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ from torch import Tensor, nn
 from stages.lib.batches import Slices, loader
 from stages.lib.tensors import Split
 
-BATCH_SIZE = 1000  # rows at a time; not a parameter, though another number may change the last bits
+# Rows and pixels at a time; not parameters, though other numbers may change the last bits.
+MOST_ROWS, MOST_PIXELS = 1000, 8_000_000
 
 
 @torch.inference_mode()
 def logits_of(network: nn.Module, split: Split, device: torch.device) -> Tensor:
     """Logits of all rows in their order, dropout off: (N, classes) float64 on the CPU."""
     network.eval()
-    batches = loader(split, Slices(len(split), BATCH_SIZE))
+    rows = max(1, min(MOST_ROWS, MOST_PIXELS // split.images[0].numel()))
+    batches = loader(split, Slices(len(split), rows))
     return torch.cat([network(images.to(device)).cpu().double() for images, _ in batches])

@@ -2,13 +2,15 @@
 
     images (B, C, H, W) float32 -> logits (B, classes) float32
 
-A network of your own joins by a class here and a line in NETWORKS.
+A network of your own joins by a class here and a line in NETWORKS; those of torchvision are there by their names.
 """
 
 import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+
+from stages.lib import torchvision_networks
 
 
 class MLP(nn.Module):
@@ -67,6 +69,8 @@ class CNN(nn.Module):
 
 
 NETWORKS = {"mlp": MLP, "cnn": CNN}
+NAMES = [*NETWORKS, *torchvision_networks.NAMES]
+SMALLEST = {"cnn": 4, **torchvision_networks.SMALLEST}  # pixels a side
 
 # The activations of torch.nn that need no argument and work on each number by itself.
 ACTIVATIONS = {
@@ -94,12 +98,14 @@ def build(
     """A network with fresh weights, drawn from torch's global generator.
 
     Args:
-        model: name in NETWORKS.
+        model: name in NAMES; one of torchvision's brings layers and dropout of its own.
         shape: channels, height and width of an image, in pixels.
         classes: number of logits.
         hidden: widths of the hidden layers.
         activation: a name in ACTIVATIONS for all hidden layers, or one for each.
         dropout: probability that a hidden unit is left out of a training step.
     """
+    if model not in NETWORKS:
+        return torchvision_networks.build(model, shape, classes)
     activations = [activation] * len(hidden) if isinstance(activation, str) else activation
     return NETWORKS[model](shape, classes, hidden, activations, dropout)
