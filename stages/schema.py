@@ -9,7 +9,7 @@ keeps it current. Rules between keys are added here; each carries, as `descripti
 from typing import Any
 
 from stages import cache, download, evaluate, normalize, train
-from stages.lib import losses, networks, optimizers, torchvision_networks
+from stages.lib import augmentation, losses, networks, optimizers, torchvision_networks
 from stages.lib.files import write_text
 from stages.lib.parameters import SCHEMA
 from stages.lib.sealed import seal
@@ -31,7 +31,13 @@ def schema() -> dict[str, Any]:
         "properties": properties,
         "required": list(properties),
         "additionalProperties": False,
-        "allOf": [*size_rules(), *map(optimizer_rule, optimizers.OPTIMIZERS), *map(loss_rule, losses.LOSSES)],
+        "allOf": [
+            *size_rules(),
+            augmentation_rule(),
+            mixup_rule(),
+            *map(optimizer_rule, optimizers.OPTIMIZERS),
+            *map(loss_rule, losses.LOSSES),
+        ],
         "same_length": [["activation", "hidden"]],
     }
 
@@ -47,6 +53,25 @@ def size_rules() -> list[dict[str, Any]]:
             then = {"properties": {"image_size": {kind: size, "description": reason}}}
             rules.append({"if": {"properties": {"model": {"enum": models}}}, "then": then})
     return rules
+
+
+def augmentation_rule() -> dict[str, Any]:
+    """The augmentations and their ranges."""
+    options = {
+        "properties": augmentation.OPTIONS,
+        "additionalProperties": False,
+        "description": f"augmentation takes {', '.join(augmentation.OPTIONS)}",
+    }
+    return {"properties": {"augmentation": options}}
+
+
+def mixup_rule() -> dict[str, Any]:
+    """Mixup asks for shares of two classes, which only cross-entropy can be given."""
+    reason = "mixup, an augmentation, wants the loss CrossEntropyLoss"
+    return {
+        "if": {"properties": {"augmentation": {"required": ["mixup"]}}},
+        "then": {"properties": {"loss": {"const": "CrossEntropyLoss", "description": reason}}},
+    }
 
 
 def loss_rule(name: str) -> dict[str, Any]:

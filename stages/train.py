@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from stages.lib import checkpoint, compute, losses, model_file, networks, optimizers, tensors
+from stages.lib import augmentation, checkpoint, compute, losses, model_file, networks, optimizers, tensors
 from stages.lib.batches import ShuffledBatches, derived_seed, loader
 from stages.lib.files import replacing, write_text
 from stages.lib.inference import logits_of
@@ -65,6 +65,7 @@ class Parameters(StageParameters):
         },
     )
     dropout: float = Field(ge=0, lt=1, description="probability that a hidden unit is left out of a training step")
+    augmentation: dict[str, Any] = Field(description="changes of the training images, by name")
     loss: str = Field(
         description="loss of torch.nn, or of stages/lib/losses.py", json_schema_extra={"enum": [*losses.LOSSES]}
     )
@@ -115,6 +116,7 @@ def main() -> None:
     refuse_a_lonely_image(network, len(train), parameters.batch_size)
     order = ShuffledBatches(len(train), parameters.batch_size, seed=parameters.seed)
     batches = loader(train, order)
+    augment = augmentation.build(parameters.augmentation, len(train.description.classes))
     rate_of = partial(
         learning_rate,
         schedule=parameters.schedule,
@@ -142,6 +144,7 @@ def main() -> None:
                 loss_function,
                 optimizer,
                 batches,
+                augment,
                 [rate_of(step) for step in steps],
                 [derived_seed(parameters.seed, "dropout", step) for step in steps],
                 progress,
@@ -195,6 +198,7 @@ def train_epoch(
     loss_function: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Iterable[tuple[Tensor, Tensor]],
+    augment: augmentation.Augment,
     rates: Sequence[float],
     seeds: Sequence[int],
     progress: checkpoint.Progress,
@@ -203,9 +207,9 @@ def train_epoch(
     clip_norm: float | None,
     device: torch.device,
 ) -> None:
-    """The rest of an epoch's steps, each with its learning rate and the seed of its dropout; sums go to `progress`.
+    """The rest of an epoch's steps, each with its learning rate and the seed of its randomness; sums go to `progress`.
 
-    Loss and accuracy are those of the network as it learns, with dropout on.
+    Loss and accuracy are those of the network as it learns, with dropout on, on augmented images.
 
     Raises:
         UserError: the loss is no longer a finite number.
@@ -219,8 +223,9 @@ def train_epoch(
                 group["lr"] = rate
             compute.seed(device, seed)
             images, targets = images.to(device), targets.to(device)  # (B, C, H, W) float32, (B,) int64
+            images, wanted = augment(images, targets)
             with signals_held():
-                loss, logits = train_step(network, loss_function, optimizer, images, targets, clip_norm)
+                loss, logits = train_step(network, loss_function, optimizer, images, wanted, clip_norm)
                 progress.step += 1
                 progress.loss_sum += loss * len(targets)
                 progress.correct += int((logits.argmax(1) == targets).sum())

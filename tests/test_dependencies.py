@@ -30,6 +30,7 @@ OTHERWISE = {
     "hidden": [7],
     "activation": "relu",
     "dropout": 0.4,
+    "augmentation": "{shift: 2}",
     "loss": "MultiMarginLoss",
     "loss_args": "{margin: 0.5}",
     "optimizer": "SGD",

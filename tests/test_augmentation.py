@@ -1,0 +1,110 @@
+"""What augmentation does to a batch, measured on its images."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from stages.lib import augmentation
+
+ROWS = 400
+TARGETS = torch.arange(ROWS) % 10
+
+
+def augmented(images: Tensor, **options: float) -> Tensor:
+    torch.manual_seed(0)
+    return augmentation.build(options, 10)(images, TARGETS)[0]
+
+
+def spot(row: int, column: int, height: int = 21, width: int = 31) -> Tensor:
+    images = torch.zeros(ROWS, 1, height, width)
+    images[:, :, row, column] = 1.0
+    return images
+
+
+def centres(images: Tensor) -> Tensor:
+    """Where the brightness of each image lies: (N, 2) rows and columns."""
+    weights = images[:, 0] / images[:, 0].sum((1, 2), keepdim=True)
+    rows, columns = torch.arange(images.shape[2]).float(), torch.arange(images.shape[3]).float()
+    return torch.stack([(weights.sum(2) * rows).sum(1), (weights.sum(1) * columns).sum(1)], 1)
+
+
+def test_nothing_is_drawn_where_nothing_is_asked_for() -> None:
+    images = torch.randn(ROWS, 1, 8, 8)
+    before = torch.get_rng_state()
+    same, targets = augmentation.build({"shift": 0}, 10)(images, TARGETS)
+    assert same is images
+    assert targets is TARGETS
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_shift_moves_up_to_so_many_pixels_each_way() -> None:
+    ways = centres(augmented(spot(10, 15), shift=3)) - torch.tensor([10.0, 15.0])
+    assert ways.abs().max() <= 3.001
+    assert (ways.min(0).values < -2.8).all()
+    assert (ways.max(0).values > 2.8).all()
+    assert ways.mean(0).abs().max() < 0.3
+
+
+def test_what_moves_out_leaves_its_border() -> None:
+    images = torch.full((ROWS, 3, 9, 9), 0.7)
+    for options in ({"shift": 5.0}, {"rotation": 45.0}, {"elastic": 3.0}):
+        torch.testing.assert_close(augmented(images, **options), images)
+
+
+def test_rotation_turns_about_the_centre_by_the_angle() -> None:
+    there = centres(augmented(spot(10, 25), rotation=30)) - torch.tensor([10.0, 15.0])
+    torch.testing.assert_close(there.norm(dim=1), torch.full((ROWS,), 10.0), atol=0.3, rtol=0)
+    angles = torch.atan2(there[:, 0], there[:, 1]) * 180 / math.pi
+    assert angles.abs().max() < 32
+    assert angles.min() < -26
+    assert angles.max() > 26
+
+
+def test_flip_exchanges_left_and_right_of_its_share() -> None:
+    images = torch.randn(ROWS, 2, 8, 8)
+    found = augmented(images, flip=0.3)
+    flipped = torch.isclose(found, images.flip(3), atol=1e-5).all(3).all(2).all(1)
+    same = torch.isclose(found, images, atol=1e-5).all(3).all(2).all(1)
+    assert (flipped ^ same).all()
+    assert 0.22 < flipped.float().mean() < 0.38
+
+
+def test_elastic_moves_points_by_about_so_many_pixels() -> None:
+    slopes = torch.arange(64.0).expand(ROWS, 1, 64, 64)  # a pixel's value says from which column it came
+    ways = (augmented(slopes, elastic=2) - slopes)[:, :, 16:48, 16:48]
+    assert 1.0 < ways.std() < 2.5
+    assert ways.diff(dim=3).abs().mean() < 0.5, "neighbours move alike"
+
+
+def test_erasing_takes_a_rectangle_of_its_share() -> None:
+    found = augmented(torch.ones(ROWS, 3, 40, 40), erasing=0.5)
+    taken = (found == 0).float().mean((1, 2, 3))
+    assert 0.42 < (taken > 0).float().mean() < 0.58
+    assert taken[taken > 0].min() > 0.01
+    assert taken.max() < 0.37
+    for image in found[taken > 0][:50, 0]:
+        rows, columns = (image == 0).any(1), (image == 0).any(0)
+        assert (image == 0).sum() == rows.sum() * columns.sum(), "one rectangle"
+
+
+def test_mixup_blends_images_and_targets_alike() -> None:
+    torch.manual_seed(0)
+    images = torch.nn.functional.one_hot(TARGETS, 10).float()[:, None, None, :]
+    mixed, shares = augmentation.build({"mixup": 0.4}, 10)(images, TARGETS)
+    torch.testing.assert_close(mixed[:, 0, 0], shares)
+    torch.testing.assert_close(shares.sum(1), torch.ones(ROWS))
+    assert torch.equal(shares.argmax(1), TARGETS)
+    logits = torch.randn(ROWS, 10)
+    assert cross_entropy(logits, shares).isfinite()
+
+
+@pytest.mark.parametrize("name", augmentation.OPTIONS)
+def test_every_image_is_changed_in_its_own_way_and_the_seed_says_how(name: str) -> None:
+    images = torch.randn(1, 1, 16, 16).expand(ROWS, 1, 16, 16)
+    first, again = (augmented(images, **{name: 0.9}) for _ in range(2))
+    assert torch.equal(first, again)
+    if name not in ("flip", "mixup"):
+        assert len(torch.unique(first.flatten(1), dim=0)) > ROWS * 0.7
