@@ -20,6 +20,7 @@ from pydantic import Field
 
 from stages.lib import geometry, readers, statistics
 from stages.lib.description import DataDescription
+from stages.lib.duplicates import found_in
 from stages.lib.files import replacing_folder
 from stages.lib.normalized import SPLITS, write_split, write_statistics
 from stages.lib.parameters import StageParameters, load
@@ -39,6 +40,7 @@ class Parameters(StageParameters):
     val_fraction: float = Field(gt=0, le=0.5, description="share of the rows that become the validation split")
     test_fraction: float = Field(gt=0, lt=0.5, description="share that becomes the test split, if none is official")
     unreadable_allowed: int = Field(ge=0, le=10**9, description="images of your own that may be skipped as unreadable")
+    drop_duplicates: bool = Field(description="whether training images that are also in val or test are dropped")
     split_seed: int = Field(ge=0, lt=2**32, description="seed of the choice of val and test rows")
 
 
@@ -54,21 +56,30 @@ def main() -> None:
     rows = stratified(divided.targets, fractions, seed=parameters.split_seed, names=classes)
     splits = {name: Part(divided.images[own], divided.targets[own], divided.index[own]) for name, own in rows.items()}
     splits |= parts  # the official ones, as they are
+
+    # --- One geometry ---
+    images = {split: geometry.fit(part.images, parameters.image_size) for split, part in splits.items()}
+    splits = {split: Part(images[split], part.targets, part.index) for split, part in splits.items()}
+    again = {split: found_in(images["train"], [images[split]]) for split in ("val", "test")}
+    if any(copies.any() for copies in again.values()):
+        told = ", ".join(f"{copies.sum():,} also in {split}" for split, copies in again.items())
+        print(f"duplicates: of the training images {told}{'; dropped' if parameters.drop_duplicates else ''}")
+    if parameters.drop_duplicates:
+        train, kept = splits["train"], ~(again["val"] | again["test"])
+        splits["train"] = Part(train.images[kept], train.targets[kept], train.index[kept])
     tell_of_classes(splits, classes)
 
-    # --- One geometry, and the statistics of train ---
+    # --- Statistics of train, of them alone ---
+    mean, std = statistics.mean_and_std(statistics.count_values(splits["train"].images))
     sha256: dict[str, str] = {}
     with replacing_folder(NORMALIZED) as folder:
         for split in SPLITS:
             part = splits[split]
-            images = geometry.fit(part.images, parameters.image_size)
-            sha256 |= write_split(folder, split, images, part.targets, part.index)
-            if split == "train":
-                mean, std = statistics.mean_and_std(statistics.count_values(images))
-            print(f"{split:>5}: {len(images):,} images of {' x '.join(map(str, images.shape[1:]))}")
+            sha256 |= write_split(folder, split, part.images, part.targets, part.index)
+            print(f"{split:>5}: {len(part.images):,} images of {' x '.join(map(str, part.images.shape[1:]))}")
         if not all(std):
             raise UserError(f"{RAW}: the training pixels of a channel are all the same; there is nothing to learn from")
-        shape = images.shape[1:]
+        shape = part.images.shape[1:]
         description = DataDescription(dataset=raw.dataset, classes=list(classes), shape=shape, mean=mean, std=std)
         write_statistics(folder, description, sha256)
 

@@ -24,6 +24,7 @@ OTHERWISE = {
     "val_fraction": 0.2,
     "test_fraction": 0.3,
     "split_seed": 9,
+    "drop_duplicates": "true",
     "unreadable_allowed": 7,
     "storage_dtype": "float16",
     "model": "cnn",

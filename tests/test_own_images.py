@@ -218,6 +218,20 @@ def test_uneven_classes_are_told(folder: Path, capsys: pytest.CaptureFixture[str
     assert "uneven classes: blue 70 training images, green 6" in capsys.readouterr().out
 
 
+def test_duplicates_are_counted_and_dropped_on_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = album(folder / "photos", "train", "val", "test")
+    for number in range(3):
+        shutil.copy2(root / f"train/red/{number:02}.png", root / f"test/red/copy {number}.png")
+    Image.open(root / "train/blue/05.png").save(root / "val/blue/same pixels.bmp")
+    run()
+    assert "duplicates: of the training images 1 also in val, 3 also in test\n" in capsys.readouterr().out
+    assert len(splits()[1]["train"][0]) == 36
+    run(drop_duplicates="true")
+    assert "1 also in val, 3 also in test; dropped\n" in capsys.readouterr().out
+    found = splits()[1]
+    assert [len(found[name][0]) for name in ("train", "val", "test")] == [32, 37, 39]
+
+
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
     content = io.BytesIO()
     image.save(content, kind, **options)

@@ -25,7 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "flip": {
         **{"type": "number", "minimum": 0, "maximum": 1},
-        "description": "flip takes a probability: that left and right are exchanged",
+        "description": "flip takes a probability, 0 to 1: that left and right are exchanged",
     },
     "elastic": {
         **{"type": "number", "minimum": 0},
@@ -33,7 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "erasing": {
         **{"type": "number", "minimum": 0, "maximum": 1},
-        "description": "erasing takes a probability: that a rectangle becomes grey",
+        "description": "erasing takes a probability, 0 to 1: that a rectangle becomes grey",
     },
     "mixup": {
         **{"type": "number", "exclusiveMinimum": 0, "maximum": 10},
