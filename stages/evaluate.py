@@ -3,8 +3,8 @@
     python -m stages.evaluate
 
 In:  the model, which describes itself, and the test tensors. No training parameter is read.
-Out: reports/metrics.json, reports/predictions.csv (a row per test image), reports/calibration.csv,
-     reports/mistakes.png (the most confident mistakes).
+Out: reports/metrics.json, reports/predictions.csv (a row per test image), reports/classes.csv (a row per class),
+     reports/calibration.csv, reports/mistakes.png (the most confident mistakes).
 """
 
 from stages.lib.stage import UserError, run
@@ -29,6 +29,7 @@ from stages.lib.pictures import mistakes_sheet
 MODELS = Path("models")
 TEST = Path("data/tensors/test.safetensors")
 REPORTS = Path("reports")
+MANY_CLASSES = 20  # from which on the accuracy of the five best guesses is told as well
 
 
 class Parameters(StageParameters):
@@ -65,6 +66,8 @@ def main() -> None:
         "calibration_error": metrics.calibration_error(calibration),
         "rows": len(correct),
     }
+    if len(model.data.classes) >= MANY_CLASSES:
+        figures["top_5_accuracy"] = metrics.top_accuracy(probabilities, actual, 5)
 
     # --- For people and pull requests ---
     names = np.array(model.data.classes)
@@ -72,6 +75,7 @@ def main() -> None:
         {"index": test.index.numpy(), "actual": names[actual], "predicted": names[predicted], "confidence": confidence}
     )
     write_table(REPORTS / "predictions.csv", predictions)
+    write_table(REPORTS / "classes.csv", pd.DataFrame(metrics.by_class(actual, predicted, model.data.classes)))
     write_table(REPORTS / "calibration.csv", pd.DataFrame(calibration))
     mistakes = np.flatnonzero(~correct)
     mistakes = mistakes[np.argsort(-confidence[mistakes], kind="stable")][: parameters.mistakes_shown]

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
+from stages.lib import metrics
 from stages.lib.metrics import accuracy_interval, calibration, calibration_error, macro_f1
 
 
@@ -39,3 +40,23 @@ def test_a_calibrated_classifier_has_no_error() -> None:
     confidence = random.uniform(0, 1, 200_000)
     correct = random.uniform(0, 1, 200_000) < confidence
     assert calibration_error(calibration(confidence, correct, 15)) < 0.01
+
+
+def test_each_class_by_itself() -> None:
+    actual = np.array([0, 0, 0, 1, 1, 2])
+    predicted = np.array([0, 1, 1, 1, 1, 0])
+    cat, dog, cow, hen = metrics.by_class(actual, predicted, ["cat", "dog", "cow", "hen"])
+    assert cat == {
+        **{"class": "cat", "images": 3, "recall": 1 / 3, "precision": 0.5, "f1": 0.4},
+        **{"taken_for": "dog", "times": 2},
+    }
+    assert (dog["recall"], dog["precision"], dog["f1"], dog["taken_for"], dog["times"]) == (1.0, 0.5, 2 / 3, "", 0)
+    assert (cow["recall"], cow["taken_for"]) == (0.0, "cat")
+    assert np.isnan([cow["precision"], hen["recall"], hen["f1"]]).all()
+
+
+def test_among_the_best_guesses() -> None:
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.2, 0.6, 0.2]])
+    actual = np.array([0, 1, 2])
+    assert [metrics.top_accuracy(probabilities, actual, best) for best in (1, 2, 3)] == [1 / 3, 2 / 3, 1.0]
+    assert metrics.top_accuracy(np.full((3, 3), 1 / 3), actual, 1) == 0.0, "a tie is no answer"

@@ -1,6 +1,8 @@
 """How well a classifier does, from its predictions: NumPy arrays in, plain numbers out."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +29,41 @@ def macro_f1(actual: np.ndarray, predicted: np.ndarray, classes: int) -> float:
     both = np.bincount(actual, minlength=classes) + np.bincount(predicted, minlength=classes)
     seen = both > 0
     return float(np.mean(2 * hits[seen] / both[seen]))
+
+
+def by_class(actual: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row per class: its name, images, recall, precision and F1, and what its images were most often taken for.
+
+    Args:
+        actual: (N,) class numbers.
+        predicted: (N,) class numbers.
+        names: of the classes.
+
+    A class that is nowhere actual has no recall, one that is never predicted no precision: NaN.
+    """
+    rows = []
+    for number, name in enumerate(names):
+        mine, said = actual == number, predicted == number
+        hits = int((mine & said).sum())
+        wrong = np.bincount(predicted[mine & ~said], minlength=len(names))
+        rows.append(
+            {
+                "class": name,
+                "images": int(mine.sum()),
+                "recall": hits / mine.sum() if mine.any() else math.nan,
+                "precision": hits / said.sum() if said.any() else math.nan,
+                "f1": 2 * hits / (mine.sum() + said.sum()) if mine.any() or said.any() else math.nan,
+                "taken_for": names[int(wrong.argmax())] if wrong.any() else "",
+                "times": int(wrong.max()),
+            }
+        )
+    return rows
+
+
+def top_accuracy(probabilities: np.ndarray, actual: np.ndarray, best: int) -> float:
+    """How often the class is among the `best` most probable ones: (N, classes), (N,) -> 0..1. Ties count against it."""
+    own = probabilities[np.arange(len(actual)), actual]
+    return float(np.mean((probabilities >= own[:, None]).sum(1) <= best))
 
 
 def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int) -> list[dict[str, float]]:
