@@ -70,7 +70,8 @@ def test_networks_of_torchvision_and_the_size_they_need(part: int, torture: bool
     size = torchvision_networks.PIECES.get(name) or torchvision_networks.SMALLEST[name]
     assert gives_logits(name, size)
     assert gives_logits(name, size, channels=3)
-    assert size == 1 or not gives_logits(name, size - 1)
+    if size > 1 and name != "maxvit_t":  # which rounds an odd side up
+        assert not gives_logits(name, size - 1)
     if name in torchvision_networks.PIECES:
         assert gives_logits(name, 2 * size)
 
