@@ -7,7 +7,8 @@ In:  the data set that `dataset` names: a file of an installed package, the mirr
 Out: data/raw/files/, the original files byte for byte, and dataset.json, the data set's name and the files' sha256.
 Of data sets that others have published only bytes of known checksum get in. `DATASET_MIRROR` (an http(s) address or a
 folder) is asked before the other mirrors, DVC's cache before all. An interrupted download goes on where it stopped:
-until all is there, its files live in .state/download/. A folder of one's own of more than 1 GiB is not copied.
+until all is there, its files live in .state/download/. A folder of one's own of more than 1 GiB is not copied, nor are
+the archives of ImageNet, which have to be in `DATASET_MIRROR` already.
 """
 
 from stages.lib.stage import STATE, UserError, run
@@ -23,11 +24,12 @@ from typing import Any
 
 from pydantic import Field
 
-from stages.lib.datasets import DATASETS, Own, Packaged, Torchvision
+from stages.lib import imagenet
+from stages.lib.datasets import DATASETS, ImageNet, Own, Packaged, Torchvision
 from stages.lib.files import replacing_folder
 from stages.lib.mirrors import RemoteFile, fetch
 from stages.lib.parameters import StageParameters, load
-from stages.lib.raw import FILES, write_manifest
+from stages.lib.raw import FILES, MIRROR, write_manifest
 from stages.lib.sources import bring, files_below
 
 RAW = Path("data/raw")
@@ -42,7 +44,7 @@ class Parameters(StageParameters):
         description="name of the data set, from the table in stages/lib/datasets.py",
         json_schema_extra={"enum": list(DATASETS)},
     )
-    source: str = Field(min_length=1, description="folder or archive of your own images, for dataset folder")
+    source: str = Field(min_length=1, description="folder or archive of your own images, for dataset folder and csv")
 
 
 def main() -> None:
@@ -53,21 +55,22 @@ def main() -> None:
     if isinstance(dataset, Packaged):
         published = [packaged_file(dataset)]
     elif isinstance(dataset, Torchvision):
-        published = [fetch(file, UNFINISHED) for file in remote_files(dataset, os.environ.get("DATASET_MIRROR"))]
+        published = [fetch(file, UNFINISHED) for file in remote_files(dataset, os.environ.get(MIRROR))]
 
     with replacing_folder(RAW) as folder:
         root = folder / FILES
         root.mkdir()
         for file in published:
             shutil.copyfile(file, root / file.name)
-        if isinstance(dataset, Own):
-            root = bring(Path(parameters.source), root)
-        names = files_below(root)
+        recorded, where = FILES, f"in {RAW}"
+        if isinstance(dataset, Own) and (found := bring(Path(parameters.source), root)) != root:
+            root, recorded, where = found, parameters.source, f"left in {parameters.source}"
+        elif isinstance(dataset, ImageNet):
+            root, recorded, where = official_archives(os.environ.get(MIRROR)), MIRROR, f"left in {MIRROR}"
+        names = sorted(imagenet.known_archives()) if isinstance(dataset, ImageNet) else files_below(root)
         total = sum((root / name).stat().st_size for name in names)
-        copied = root == folder / FILES
-        write_manifest(folder, parameters.dataset, names, root, FILES if copied else parameters.source)
+        write_manifest(folder, parameters.dataset, names, root, recorded)
     shutil.rmtree(UNFINISHED, ignore_errors=True)
-    where = f"in {RAW}" if copied else f"left in {parameters.source}"
     print(f"{parameters.dataset}: {len(names):,} file(s), {total:,} bytes {where}")
 
 
@@ -85,6 +88,26 @@ def packaged_file(dataset: Packaged) -> Path:
             f"install the version of {dataset.package} that requirements.lock names"
         )
     return path
+
+
+def official_archives(mirror: str | None) -> Path:
+    """The folder with ImageNet's archives, once their md5 are those that torchvision knows.
+
+    Raises:
+        UserError: there is no such folder, or an archive is missing or another one.
+    """
+    known = imagenet.known_archives()
+    if mirror is None or not Path(mirror).is_dir():
+        raise UserError(f"{MIRROR}: found {mirror or 'nothing'}, expected the folder that holds {', '.join(known)}")
+    for name, expected in known.items():
+        try:
+            with (Path(mirror) / name).open("rb") as file:
+                found = hashlib.file_digest(file, "md5").hexdigest()
+        except FileNotFoundError as error:
+            raise UserError(f"{Path(mirror) / name}: not found; image-net.org gives it to who registers") from error
+        if found != expected:
+            raise UserError(f"{Path(mirror) / name}: md5 {found}, expected {expected}; download it again")
+    return Path(mirror)
 
 
 def remote_files(dataset: Torchvision, mirror: str | None) -> list[RemoteFile]:
@@ -106,6 +129,8 @@ def remote_files(dataset: Torchvision, mirror: str | None) -> list[RemoteFile]:
 
 def known_files(source: Any) -> list[tuple[list[str], str]]:
     """The files of a class of `torchvision.datasets`, which knows them by one of these names: addresses and md5."""
+    if hasattr(source, "md5_checksum"):  # SEMEION: one file
+        return [([source.url], source.md5_checksum)]
     if hasattr(source, "split_list"):  # SVHN, USPS: part -> address, name, md5
         return [([source.split_list[part][0]], source.split_list[part][2]) for part in ("train", "test")]
     if hasattr(source, "tgz_md5"):  # CIFAR, STL10: one archive

@@ -3,8 +3,8 @@
     python -m stages.evaluate
 
 In:  the model, which describes itself, and the test tensors. No training parameter is read.
-Out: reports/metrics.json, reports/predictions.csv (a row per test image), reports/classes.csv (a row per class),
-     reports/calibration.csv, reports/mistakes.png (the most confident mistakes).
+Out: reports/metrics.json, reports/predictions.csv (a row per test image), reports/errors.csv (which errors, how often),
+     reports/classes.csv (a row per class), reports/calibration.csv, reports/mistakes.png (the worst errors).
 """
 
 from stages.lib.stage import UserError, run
@@ -17,19 +17,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from torch.nn.functional import cross_entropy
 
-from stages.lib import compute, metrics, model_file, tensors
+from stages.lib import classification, compute, model_file, regression, tensors
 from stages.lib.description import DataDescription
 from stages.lib.files import replacing, write_text
-from stages.lib.inference import logits_of
+from stages.lib.inference import outputs_of
 from stages.lib.parameters import StageParameters, load
 from stages.lib.pictures import mistakes_sheet
 
 MODELS = Path("models")
 TEST = Path("data/tensors/test.safetensors")
 REPORTS = Path("reports")
-MANY_CLASSES = 20  # from which on the accuracy of the five best guesses is told as well
 
 
 class Parameters(StageParameters):
@@ -47,50 +45,22 @@ def main() -> None:
     if test.description != model.data:
         raise UserError(f"{TEST}: not of the data that {MODELS} was trained on; run `dvc repro`, which trains on them")
 
-    # --- What the model says about every test row ---
-    logits = logits_of(network.to(device), test, device)  # (N, classes) float64
-    loss = float(cross_entropy(logits, test.targets))
-    probabilities = logits.softmax(1).numpy()
-    actual, predicted = test.targets.numpy(), probabilities.argmax(1)
-    confidence, correct = probabilities.max(1), actual == predicted
-
-    # --- How good that is ---
-    calibration = metrics.calibration(confidence, correct, parameters.calibration_bins)
-    low, high = metrics.accuracy_interval(int(correct.sum()), len(correct))
-    figures = {
-        "accuracy": float(correct.mean()),
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "loss": loss,
-        "macro_f1": metrics.macro_f1(actual, predicted, len(model.data.classes)),
-        "calibration_error": metrics.calibration_error(calibration),
-        "rows": len(correct),
-    }
-    if len(model.data.classes) >= MANY_CLASSES:
-        figures["top_5_accuracy"] = metrics.top_accuracy(probabilities, actual, 5)
+    # --- What the model says about every test row, and how good that is ---
+    outputs = outputs_of(network.to(device), test, device)
+    if model.data.classes:
+        found = classification.judge(outputs, test.targets, test.index.numpy(), model.data, parameters.calibration_bins)
+    else:
+        found = regression.judge(outputs, test.targets, test.index.numpy(), model.data)
 
     # --- For people and pull requests ---
-    names = np.array(model.data.classes)
-    predictions = pd.DataFrame(
-        {"index": test.index.numpy(), "actual": names[actual], "predicted": names[predicted], "confidence": confidence}
-    )
-    write_table(REPORTS / "predictions.csv", predictions)
-    write_table(REPORTS / "classes.csv", pd.DataFrame(metrics.by_class(actual, predicted, model.data.classes)))
-    write_table(REPORTS / "calibration.csv", pd.DataFrame(calibration))
-    mistakes = np.flatnonzero(~correct)
-    mistakes = mistakes[np.argsort(-confidence[mistakes], kind="stable")][: parameters.mistakes_shown]
-    captions = [
-        [
-            f"actual {names[actual[row]]}",
-            f"said {names[predicted[row]]} ({confidence[row]:.1%})",
-            f"row {test.index[row]}",
-        ]
-        for row in mistakes
-    ]
+    for name in ("predictions", "errors", "classes", "calibration"):
+        write_table(REPORTS / f"{name}.csv", getattr(found, name))
+    shown = found.worst[: parameters.mistakes_shown]
+    pixels = to_pixels(test.images[shown].float().numpy(), model.data)
     with replacing(REPORTS / "mistakes.png") as temporary:
-        mistakes_sheet(to_pixels(test.images[mistakes].float().numpy(), model.data), captions).save(temporary, "PNG")
-    write_text(REPORTS / "metrics.json", json.dumps(figures, indent=2, allow_nan=False) + "\n")
-    print(f"accuracy {figures['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) on {len(correct):,} test images")
+        mistakes_sheet(pixels, found.captions[: len(shown)]).save(temporary, "PNG")
+    write_text(REPORTS / "metrics.json", json.dumps(found.figures, indent=2, allow_nan=False) + "\n")
+    print(found.sentence)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -4,7 +4,8 @@
 
 In:  the original files, whatever their format.
 Out: data/normalized/, per split images uint8 (N, C, H, W) of one geometry, targets and source rows, and
-     statistics.json with the mean and standard deviation of the training pixels, of them alone.
+     statistics.json with the mean and standard deviation of the training pixels, of them alone; of a regression also
+     those of its targets.
 An official test part stays the test split; otherwise each class is divided by `test_fraction` and `val_fraction`.
 """
 
@@ -13,20 +14,21 @@ from stages.lib.stage import UserError, run
 # isort: split
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
-from stages.lib import geometry, readers, statistics
-from stages.lib.description import DataDescription
+from stages.lib import geometry, readers, split, statistics
+from stages.lib.description import DataDescription, Quantity
 from stages.lib.duplicates import found_in
 from stages.lib.files import replacing_folder
+from stages.lib.labels import CLASSIFICATION, TASKS
 from stages.lib.normalized import SPLITS, write_split, write_statistics
 from stages.lib.parameters import StageParameters, load
 from stages.lib.raw import read_manifest
 from stages.lib.readers import Part
-from stages.lib.split import stratified
 
 RAW = Path("data/raw")
 NORMALIZED = Path("data/normalized")
@@ -36,6 +38,7 @@ UNEVEN = 10  # times as many images of one class as of another
 class Parameters(StageParameters):
     """What normalize reads of params.yaml."""
 
+    task: str = Field(description="what the targets are", json_schema_extra={"enum": list(TASKS)})
     image_size: int = Field(ge=1, le=4096, description="pixels a side; other images are resized and cut to a square")
     val_fraction: float = Field(gt=0, le=0.5, description="share of the rows that become the validation split")
     test_fraction: float = Field(gt=0, lt=0.5, description="share that becomes the test split, if none is official")
@@ -47,50 +50,94 @@ class Parameters(StageParameters):
 def main() -> None:
     parameters = load(Parameters)
     raw = read_manifest(RAW)
-    parts, classes = readers.read(raw, size=parameters.image_size, unreadable_allowed=parameters.unreadable_allowed)
+    parts, called = readers.read(
+        raw,
+        task=parameters.task,
+        size=parameters.image_size,
+        unreadable_allowed=parameters.unreadable_allowed,
+    )
+    classes = called if parameters.task == CLASSIFICATION else ()
 
-    # --- Which row goes where ---
-    fractions = {"val": parameters.val_fraction, "test": parameters.test_fraction}
-    divided = parts.pop("all", None) or parts.pop("train")
-    fractions = {name: fraction for name, fraction in fractions.items() if name not in parts}
-    rows = stratified(divided.targets, fractions, seed=parameters.split_seed, names=classes)
-    splits = {name: Part(divided.images[own], divided.targets[own], divided.index[own]) for name, own in rows.items()}
-    splits |= parts  # the official ones, as they are
+    # --- Which image goes where, all of one geometry ---
+    splits = divided(parts, classes, parameters)
+    for name, part in splits.items():
+        splits[name] = replace(part, images=geometry.fit(part.images, parameters.image_size))
+    splits["train"] = without_duplicates(splits, drop=parameters.drop_duplicates)
+    if classes:
+        tell_of_classes(splits["train"].targets, classes)
 
-    # --- One geometry ---
-    images = {split: geometry.fit(part.images, parameters.image_size) for split, part in splits.items()}
-    splits = {split: Part(images[split], part.targets, part.index) for split, part in splits.items()}
-    again = {split: found_in(images["train"], [images[split]]) for split in ("val", "test")}
-    if any(copies.any() for copies in again.values()):
-        told = ", ".join(f"{copies.sum():,} also in {split}" for split, copies in again.items())
-        print(f"duplicates: of the training images {told}{'; dropped' if parameters.drop_duplicates else ''}")
-    if parameters.drop_duplicates:
-        train, kept = splits["train"], ~(again["val"] | again["test"])
-        splits["train"] = Part(train.images[kept], train.targets[kept], train.index[kept])
-    tell_of_classes(splits, classes)
+    # --- Statistics of train, of it alone ---
+    train = splits["train"]
+    mean, std = statistics.mean_and_std(statistics.count_values(train.images))
+    if not all(std):
+        raise UserError(f"{RAW}: the training pixels of a channel are all the same; there is nothing to learn from")
+    description = DataDescription(
+        dataset=raw.dataset,
+        classes=list(classes),
+        shape=train.images.shape[1:],
+        mean=mean,
+        std=std,
+        quantities=[] if classes else quantities(train.targets, called),
+    )
 
-    # --- Statistics of train, of them alone ---
-    mean, std = statistics.mean_and_std(statistics.count_values(splits["train"].images))
     sha256: dict[str, str] = {}
     with replacing_folder(NORMALIZED) as folder:
-        for split in SPLITS:
-            part = splits[split]
-            sha256 |= write_split(folder, split, part.images, part.targets, part.index)
-            print(f"{split:>5}: {len(part.images):,} images of {' x '.join(map(str, part.images.shape[1:]))}")
-        if not all(std):
-            raise UserError(f"{RAW}: the training pixels of a channel are all the same; there is nothing to learn from")
-        shape = part.images.shape[1:]
-        description = DataDescription(dataset=raw.dataset, classes=list(classes), shape=shape, mean=mean, std=std)
+        for name in SPLITS:
+            part = splits[name]
+            sha256 |= write_split(folder, name, part.images, part.targets, part.index)
+            print(f"{name:>5}: {len(part.images):,} images of {' x '.join(map(str, part.images.shape[1:]))}")
         write_statistics(folder, description, sha256)
 
 
-def tell_of_classes(splits: Mapping[str, Part], classes: Sequence[str]) -> None:
+def divided(parts: Mapping[str, Part], classes: Sequence[str], parameters: Parameters) -> dict[str, Part]:
+    """train, val and test: the official parts as they are, and what they lack out of train.
+
+    Each class by itself; of a regression, all images alike; groups as a whole.
+    """
+    official = {name: part for name, part in parts.items() if name in ("val", "test")}
+    rest = parts["all"] if "all" in parts else parts["train"]
+    fractions = {"val": parameters.val_fraction, "test": parameters.test_fraction}
+    fractions = {name: fraction for name, fraction in fractions.items() if name not in official}
+    numbers = rest.targets if classes else np.zeros(len(rest.targets), np.int64)
+    if rest.groups is not None and fractions:
+        rows = split.grouped(numbers, rest.groups, fractions, seed=parameters.split_seed)
+    else:
+        rows = split.stratified(numbers, fractions, seed=parameters.split_seed, names=classes or ["image"])
+    return {name: rest.take(own) for name, own in rows.items()} | official
+
+
+def without_duplicates(splits: Mapping[str, Part], *, drop: bool) -> Part:
+    """The training split; images that are also in val or test are counted, and if asked dropped."""
+    train = splits["train"]
+    again = {name: found_in(train.images, [splits[name].images]) for name in ("val", "test")}
+    if any(copies.any() for copies in again.values()):
+        told = ", ".join(f"{copies.sum():,} also in {name}" for name, copies in again.items())
+        print(f"duplicates: of the training images {told}{'; dropped' if drop else ''}")
+    return train.take(np.flatnonzero(~(again["val"] | again["test"]))) if drop else train
+
+
+def quantities(targets: np.ndarray, names: Sequence[str]) -> list[Quantity]:
+    """Mean and standard deviation of what a regression predicts: of (N, quantities) float64.
+
+    Raises:
+        UserError: one of them is everywhere the same.
+    """
+    found = []
+    for name, values in zip(names, targets.T, strict=True):
+        if values.min() == values.max():
+            raise UserError(f"{RAW}: {name} is {values[0]:g} in every training row; there is nothing to learn from")
+        mean, std = statistics.mean_and_std_of_reals(values)
+        found.append(Quantity(name=name, mean=mean, std=std))
+    return found
+
+
+def tell_of_classes(targets: np.ndarray, classes: Sequence[str]) -> None:
     """Say where the classes are uneven.
 
     Raises:
         UserError: a class has no image to train on.
     """
-    counts = np.bincount(splits["train"].targets, minlength=len(classes))
+    counts = np.bincount(targets, minlength=len(classes))
     if not counts.all():
         missing = ", ".join(name for name, count in zip(classes, counts, strict=True) if not count)
         raise UserError(

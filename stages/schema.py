@@ -10,7 +10,9 @@ from typing import Any
 
 from stages import cache, download, evaluate, normalize, train
 from stages.lib import augmentation, losses, networks, optimizers, torchvision_networks
+from stages.lib.datasets import DATASETS, Own
 from stages.lib.files import write_text
+from stages.lib.labels import CLASSIFICATION, REGRESSION, TASKS
 from stages.lib.parameters import SCHEMA
 from stages.lib.sealed import seal
 
@@ -32,6 +34,7 @@ def schema() -> dict[str, Any]:
         "required": list(properties),
         "additionalProperties": False,
         "allOf": [
+            *task_rules(),
             *size_rules(),
             augmentation_rule(),
             mixup_rule(),
@@ -40,6 +43,28 @@ def schema() -> dict[str, Any]:
         ],
         "same_length": [["activation", "hidden"]],
     }
+
+
+def task_rules() -> list[dict[str, Any]]:
+    """Regression wants numbers, which a table alone gives, and a loss of them; classification a loss of classes."""
+    wanted = {
+        CLASSIFICATION: (
+            "loss",
+            {"enum": [*losses.OF_CLASSES]},
+            f"classification takes {', '.join(losses.OF_CLASSES)}",
+        ),
+        REGRESSION: ("loss", {"enum": [*losses.OF_QUANTITIES]}, f"regression takes {', '.join(losses.OF_QUANTITIES)}"),
+    }
+    tables = [name for name, dataset in DATASETS.items() if isinstance(dataset, Own) and dataset.table]
+    rules = [(REGRESSION, "dataset", {"enum": tables}, f"regression takes the dataset {' or '.join(tables)}: a table")]
+    rules += [(task, *wanted[task]) for task in TASKS]
+    return [
+        {
+            "if": {"properties": {"task": {"const": task}}},
+            "then": {"properties": {key: {**allowed, "description": f"task {reason}"}}},
+        }
+        for task, key, allowed, reason in rules
+    ]
 
 
 def size_rules() -> list[dict[str, Any]]:
@@ -66,11 +91,12 @@ def augmentation_rule() -> dict[str, Any]:
 
 
 def mixup_rule() -> dict[str, Any]:
-    """Mixup asks for shares of two classes, which only cross-entropy can be given."""
+    """Mixup asks for shares of two classes, which of their losses only cross-entropy can be given."""
+    fitting = ["CrossEntropyLoss", *losses.OF_QUANTITIES]
     reason = "mixup, an augmentation, wants the loss CrossEntropyLoss"
     return {
         "if": {"properties": {"augmentation": {"required": ["mixup"]}}},
-        "then": {"properties": {"loss": {"const": "CrossEntropyLoss", "description": reason}}},
+        "then": {"properties": {"loss": {"enum": fitting, "description": reason}}},
     }
 
 

@@ -13,11 +13,8 @@ from stages.lib.stage import UserError, reason, run, signals_held
 
 # isort: split
 
-import copy
 import json
-import math
-import time
-from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,13 +22,22 @@ from typing import Any
 import pandas as pd
 import torch
 from pydantic import Field
-from torch import Tensor, nn
-from tqdm import tqdm
 
-from stages.lib import augmentation, checkpoint, compute, losses, model_file, networks, optimizers, tensors
+from stages.lib import (
+    augmentation,
+    checkpoint,
+    compute,
+    losses,
+    model_file,
+    networks,
+    optimizers,
+    pretrained,
+    tasks,
+    tensors,
+    training,
+)
 from stages.lib.batches import ShuffledBatches, derived_seed, loader
 from stages.lib.files import replacing, write_text
-from stages.lib.inference import logits_of
 from stages.lib.parameters import StageParameters, load
 from stages.lib.schedules import SCHEDULES, learning_rate
 
@@ -40,7 +46,6 @@ VAL = Path("data/tensors/val.safetensors")
 MODELS = Path("models")
 CURVES = Path("reports/train.csv")
 SUMMARY = Path("reports/train.json")
-SAVE_EVERY = 60.0  # seconds between two states within an epoch
 
 
 class Parameters(StageParameters):
@@ -49,6 +54,10 @@ class Parameters(StageParameters):
     model: str = Field(
         description="the network: of stages/lib/networks.py, or of torchvision",
         json_schema_extra={"enum": [*networks.NAMES]},
+    )
+    weights: dict[str, str] | None = Field(
+        description="file of weights to begin with, and its sha256; null: fresh ones",
+        json_schema_extra={"anyOf": [{"type": "null"}, pretrained.WEIGHTS]},
     )
     hidden: list[int] = Field(
         max_length=64,
@@ -93,18 +102,19 @@ def main() -> None:
     # --- What to train, on what ---
     parameters = load(Parameters)
     device = compute.prepare(parameters.threads)
-    train, val = tensors.read(TRAIN), tensors.read(VAL)
+    train, val = (ready(tensors.read(path), parameters.loss) for path in (TRAIN, VAL))
+    data = train.description
     architecture = model_file.Architecture(**parameters.model_dump(include=set(model_file.Architecture.model_fields)))
 
     # --- Model, optimizer, batches and learning rates ---
     compute.seed(torch.device("cpu"), derived_seed(parameters.seed, "weights", 0))
     try:
-        network = model_file.build(architecture, train.description).to(device)
+        network = model_file.build(architecture, data).to(device)
     except RuntimeError as error:  # torch says no more of a failed allocation
         raise UserError(f"params.yaml: hidden: this network does not fit into memory ({reason(error)})") from error
-    loss_function = losses.build(
-        parameters.loss, parameters.loss_args, train.targets, len(train.description.classes)
-    ).to(device)
+    if parameters.weights:
+        pretrained.load(network, Path(parameters.weights["file"]), parameters.weights["sha256"])
+    loss_function = losses.build(parameters.loss, parameters.loss_args, train.targets, data.outputs).to(device)
     optimizer = optimizers.build(
         parameters.optimizer,
         network.parameters(),
@@ -113,10 +123,10 @@ def main() -> None:
         momentum=parameters.momentum,
         arguments=parameters.optimizer_args,
     )
-    refuse_a_lonely_image(network, len(train), parameters.batch_size)
+    training.refuse_a_lonely_image(network, len(train), parameters.batch_size)
     order = ShuffledBatches(len(train), parameters.batch_size, seed=parameters.seed)
     batches = loader(train, order)
-    augment = augmentation.build(parameters.augmentation, len(train.description.classes))
+    augment = augmentation.build(parameters.augmentation, data.outputs)
     rate_of = partial(
         learning_rate,
         schedule=parameters.schedule,
@@ -126,7 +136,7 @@ def main() -> None:
     )
 
     # --- Go on from where an interrupted run of this very training stopped, or from the beginning ---
-    inputs = [train.sha256, val.sha256, train.description.model_dump(mode="json")]
+    inputs = [train.sha256, val.sha256, data.model_dump(mode="json")]
     key = checkpoint.key(parameters.model_dump(), inputs, device)
     progress = checkpoint.resume(key, network, optimizer)
     save = partial(checkpoint.save, key, progress, network, optimizer)
@@ -134,12 +144,13 @@ def main() -> None:
         print(f"going on behind epoch {len(progress.rows)}, step {progress.step}, of an interrupted run", flush=True)
 
     # --- The training loop ---
+    score = tasks.score_name(data)
     try:
         while len(progress.rows) < parameters.epochs and not progress.out_of_patience(parameters.patience):
             done = len(progress.rows)
             order.epoch, order.start = done, progress.step
             steps = range(done * len(order) + progress.step, (done + 1) * len(order))
-            train_epoch(
+            training.train_epoch(
                 network,
                 loss_function,
                 optimizer,
@@ -153,21 +164,23 @@ def main() -> None:
                 device=device,
             )
             rate = rate_of(steps.stop - 1)
+            val_loss, val_score = training.validate(network, loss_function, val, device)
+            training.refuse_if_not_finite(val_loss, f"val loss became {val_loss} behind epoch {done + 1}", rate)
             row: dict[str, float] = {
                 "epoch": done + 1,
                 "train_loss": progress.loss_sum / len(train),
-                "train_accuracy": progress.correct / len(train),
-                **validate(network, loss_function, val, device),
+                "train_score": progress.score_sum / len(train),
+                "val_loss": val_loss,
+                "val_score": val_score,
                 "lr": rate,
             }
-            refuse_if_not_finite(row["val_loss"], f"val loss became {row['val_loss']} behind epoch {done + 1}", rate)
             with signals_held():
                 progress.finish_epoch(row, network)
             save()
             print(
                 f"epoch {row['epoch']:>3}/{parameters.epochs}: "
-                f"train loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.4f}; "
-                f"val loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}; lr {row['lr']:.3g}",
+                f"train loss {row['train_loss']:.4f}, {score} {row['train_score']:.4f}; "
+                f"val loss {val_loss:.4f}, {score} {val_score:.4f}; lr {rate:.3g}",
                 flush=True,
             )
     except SystemExit:  # SIGINT or SIGTERM; never in the middle of a step
@@ -178,125 +191,29 @@ def main() -> None:
         print(f"stopped: no lower val loss for {parameters.patience} epoch(s)")
 
     # --- Keep the weights that did best on val ---
-    model_file.save(
-        MODELS, progress.best_weights, architecture, train.description, parameters.model_dump(), parameters.threads
-    )
+    model_file.save(MODELS, progress.best_weights, architecture, data, parameters.model_dump(), parameters.threads)
     with replacing(CURVES) as temporary:
         pd.DataFrame(progress.rows).to_csv(temporary, index=False, lineterminator="\n")
     summary = {
         "weights": sum(weight.numel() for weight in network.parameters()),
         "epochs": len(progress.rows),
         "best_epoch": progress.best["epoch"],
-        **{name: value for name, value in progress.best.items() if name not in ("epoch", "lr")},
+        **{name.replace("score", score): value for name, value in progress.best.items() if name not in ("epoch", "lr")},
     }
     write_text(SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     checkpoint.finish(key, progress)
 
 
-def train_epoch(
-    network: nn.Module,
-    loss_function: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    augment: augmentation.Augment,
-    rates: Sequence[float],
-    seeds: Sequence[int],
-    progress: checkpoint.Progress,
-    save: Callable[[], None],
-    *,
-    clip_norm: float | None,
-    device: torch.device,
-) -> None:
-    """The rest of an epoch's steps, each with its learning rate and the seed of its randomness; sums go to `progress`.
-
-    Loss and accuracy are those of the network as it learns, with dropout on, on augmented images.
+def ready(split: tensors.Split, loss: str) -> tensors.Split:
+    """A split with the targets that the loss wants.
 
     Raises:
-        UserError: the loss is no longer a finite number.
+        UserError: the loss is of the other task.
     """
-    network.train()
-    epoch = len(progress.rows) + 1
-    saved = time.monotonic()
-    with tqdm(total=len(rates), desc=f"epoch {epoch}", unit=" steps", leave=False, disable=None) as bar:
-        for (images, targets), rate, seed in zip(batches, rates, seeds, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            compute.seed(device, seed)
-            images, targets = images.to(device), targets.to(device)  # (B, C, H, W) float32, (B,) int64
-            images, wanted = augment(images, targets)
-            with signals_held():
-                loss, logits = train_step(network, loss_function, optimizer, images, wanted, clip_norm)
-                progress.step += 1
-                progress.loss_sum += loss * len(targets)
-                progress.correct += int((logits.argmax(1) == targets).sum())
-            refuse_if_not_finite(loss, f"training loss became {loss} in epoch {epoch}, step {progress.step}", rate)
-            if time.monotonic() - saved > SAVE_EVERY:
-                save()
-                saved = time.monotonic()
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-
-
-def train_step(
-    network: nn.Module,
-    loss_function: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    targets: Tensor,
-    clip_norm: float | None,
-) -> tuple[float, Tensor]:
-    """Forward, loss, backward, step, on one batch: the mean loss, and the logits (B, classes)."""
-    logits: Tensor | None = None
-
-    def forward_and_backward() -> float:  # a closure, because LBFGS looks at a batch several times
-        nonlocal logits
-        optimizer.zero_grad()
-        outputs = network(images)
-        logits = outputs.detach() if logits is None else logits  # those of the loss that `step` returns: the first
-        loss: Tensor = loss_function(outputs, targets)
-        loss.backward()
-        if clip_norm is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
-        return float(loss.detach())
-
-    loss = optimizer.step(forward_and_backward)
-    assert logits is not None
-    return loss, logits
-
-
-def refuse_if_not_finite(loss: float, what: str, rate: float) -> None:
-    """Stop at a loss that is no number: nothing good comes after it.
-
-    Raises:
-        UserError: says what, at which learning rate, and what to change.
-    """
-    if not math.isfinite(loss):
-        raise UserError(f"the {what}, at lr {rate:g}; choose a lower lr, a longer warmup, or a clip_norm such as 1.0")
-
-
-def refuse_a_lonely_image(network: nn.Module, rows: int, batch_size: int) -> None:
-    """Batch normalization needs two images to find a spread.
-
-    Raises:
-        UserError: the last step of an epoch would have one.
-    """
-    normalizes = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules())
-    if normalizes and (batch_size == 1 or rows % batch_size == 1):
-        raise UserError(
-            f"params.yaml: batch_size: {batch_size} leaves one of {rows:,} images for the last step, and the model's "
-            "batch normalization needs two; choose another batch_size"
-        )
-
-
-def validate(
-    network: nn.Module, loss_function: nn.Module, val: tensors.Split, device: torch.device
-) -> dict[str, float]:
-    """Mean loss and accuracy over the validation rows, dropout off."""
-    logits = logits_of(network, val, device)
-    return {
-        "val_loss": float(copy.deepcopy(loss_function).to("cpu", torch.float64)(logits, val.targets)),
-        "val_accuracy": float((logits.argmax(1) == val.targets).double().mean()),
-    }
+    fitting = losses.OF_QUANTITIES if split.description.quantities else losses.OF_CLASSES
+    if loss not in fitting:
+        raise UserError(f"params.yaml: loss: {loss} is not for these targets; expected {', '.join(fitting)}")
+    return replace(split, targets=tasks.wanted(split.targets, split.description))
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def plain(part: readers.Part) -> list[Any]:
 def parts(dataset: str) -> dict[str, readers.Part]:
     """What the reader makes of the files as they are now; in a run, other ones are refused before it."""
     sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in RAW_FILES.iterdir()}
-    return readers.read(raw.Raw(dataset, RAW_FILES, sha256), size=4, unreadable_allowed=0)[0]
+    return readers.read(raw.Raw(dataset, RAW_FILES, sha256), task="classification", size=4, unreadable_allowed=0)[0]
 
 
 def read_idx() -> Any:

@@ -14,12 +14,15 @@ from stages.lib import model_file
 from tests.conftest import ROOT, STAGES, Project, artifacts, outs
 
 SOURCE = yaml.safe_load((ROOT / "params.yaml").read_text())["source"]
-PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text().replace("${source}", SOURCE))["stages"]
+PIPELINE = yaml.safe_load(
+    (ROOT / "dvc.yaml").read_text().replace("${source}", SOURCE).replace("${task}", "classification")
+)["stages"]
 MODULES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "stages").rglob("*.py"))
 # Another value for every parameter.
 OTHERWISE = {
     "dataset": "mnist",
     "source": "photos",
+    "task": "regression",
     "image_size": 14,
     "val_fraction": 0.2,
     "test_fraction": 0.3,
@@ -28,6 +31,7 @@ OTHERWISE = {
     "unreadable_allowed": 7,
     "storage_dtype": "float16",
     "model": "cnn",
+    "weights": "{file: a.pth, sha256: b}",
     "hidden": [7],
     "activation": "relu",
     "dropout": 0.4,

@@ -50,7 +50,7 @@ def small_mnist(mirror: Path, monkeypatch: pytest.MonkeyPatch, class_name: str =
 
 
 def read() -> tuple[dict[str, readers.Part], tuple[str, ...]]:
-    return readers.read(read_manifest(download.RAW), size=28, unreadable_allowed=0)
+    return readers.read(read_manifest(download.RAW), task="classification", size=28, unreadable_allowed=0)
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -8,12 +8,12 @@ from stages.lib import losses
 from stages.lib.description import DataDescription
 from stages.lib.stage import UserError
 from stages.lib.tensors import Split
-from stages.train import validate
+from stages.lib.training import validate
 
 TARGETS = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2, 2])
 
 
-@pytest.mark.parametrize("name", losses.LOSSES)
+@pytest.mark.parametrize("name", losses.OF_CLASSES)
 def test_every_loss_takes_logits_and_class_numbers(name: str) -> None:
     logits = torch.randn(10, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     loss = losses.build(name, {}, TARGETS, 3)(logits, TARGETS)
@@ -22,6 +22,14 @@ def test_every_loss_takes_logits_and_class_numbers(name: str) -> None:
     assert logits.grad is not None
     better = losses.build(name, {}, TARGETS, 3)(logits - logits.grad, TARGETS)
     assert better < loss
+
+
+@pytest.mark.parametrize("name", losses.OF_QUANTITIES)
+def test_every_loss_of_a_regression_takes_numbers(name: str) -> None:
+    wanted = torch.randn(10, 2, generator=torch.Generator().manual_seed(0))
+    loss = losses.build(name, {}, wanted, 2)
+    assert float(loss(wanted, wanted)) == 0
+    assert 0 < float(loss(wanted + 0.1, wanted)) < float(loss(wanted - 0.3, wanted))
 
 
 def test_label_smoothing_is_that_of_its_paper() -> None:
@@ -46,8 +54,8 @@ def test_the_val_loss_is_the_chosen_loss() -> None:
     val = Split(images, TARGETS, torch.arange(10), description, "")
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     loss = losses.build("CrossEntropyLoss", {"weight": [1.0, 2.0, 3.0], "label_smoothing": 0.2}, TARGETS, 3)
-    figures = validate(network, loss, val, torch.device("cpu"))
-    assert figures["val_loss"] == pytest.approx(float(loss(network(images), TARGETS).detach()), rel=1e-6)
+    found, _ = validate(network, loss, val, torch.device("cpu"))
+    assert found == pytest.approx(float(loss(network(images), TARGETS).detach()), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def weights(network: nn.Module) -> int:
 
 def test_the_mlp_of_the_defaults() -> None:
     network = networks.build(
-        "mlp", shape=SHAPE, classes=10, hidden=[96, 256], activation=["tanh", "sigmoid"], dropout=0.2
+        "mlp", shape=SHAPE, outputs=10, hidden=[96, 256], activation=["tanh", "sigmoid"], dropout=0.2
     )
     assert weights(network) == 102_762
     kinds = [type(layer).__name__ for layer in network.layers]  # type: ignore[union-attr]
@@ -27,12 +27,12 @@ def test_the_mlp_of_the_defaults() -> None:
 
 
 def test_the_mlp_without_hidden_layers_is_linear() -> None:
-    assert weights(networks.build("mlp", shape=SHAPE, classes=10, hidden=[], activation="tanh", dropout=0)) == 7850
+    assert weights(networks.build("mlp", shape=SHAPE, outputs=10, hidden=[], activation="tanh", dropout=0)) == 7850
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 5, 7), (1, 4, 4)])
 def test_the_cnn_takes_any_shape(shape: tuple[int, int, int]) -> None:
-    network = networks.build("cnn", shape=shape, classes=7, hidden=[16], activation="relu", dropout=0.5)
+    network = networks.build("cnn", shape=shape, outputs=7, hidden=[16], activation="relu", dropout=0.5)
     assert network(torch.randn(3, *shape)).shape == (3, 7)
 
 
@@ -46,7 +46,7 @@ def test_every_activation_works_on_each_number_by_itself(name: str) -> None:
 
 
 def test_one_name_serves_all_layers() -> None:
-    network = networks.build("mlp", shape=SHAPE, classes=10, hidden=[8, 8, 8], activation="gelu", dropout=0)
+    network = networks.build("mlp", shape=SHAPE, outputs=10, hidden=[8, 8, 8], activation="gelu", dropout=0)
     assert sum(isinstance(layer, nn.GELU) for layer in network.modules()) == 3
 
 
@@ -58,7 +58,7 @@ def gives_logits(name: str, size: int, channels: int = 1) -> bool:
     try:
         with torch.device("meta"):
             shape = (channels, size, size)
-            network = networks.build(name, shape=shape, classes=7, hidden=[9], activation="relu", dropout=0.5)
+            network = networks.build(name, shape=shape, outputs=7, hidden=[9], activation="relu", dropout=0.5)
             return tuple(network.train()(torch.zeros(2, *shape)).shape) == (2, 7)
     except (RuntimeError, ValueError, AssertionError):
         return False

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from stages.lib import optimizers
 from stages.lib.stage import UserError
-from stages.train import train_step
+from stages.lib.training import train_step
 
 RATES = {"Adadelta": 1.0, "LBFGS": 0.5, "ASGD": 0.1, "Adafactor": 0.1}
 

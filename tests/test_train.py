@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from stages import train
-from stages.lib import batches, checkpoint, model_file, tensors
+from stages.lib import batches, checkpoint, model_file, tensors, training
 from stages.lib.description import DataDescription
 from stages.lib.parameters import load
 from stages.lib.stage import UserError
@@ -63,7 +63,7 @@ def test_writes_model_and_curves(tiny: Path) -> None:
     train.main()
     rows = curves()
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
-    assert list(rows[0]) == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"]
+    assert list(rows[0]) == ["epoch", "train_loss", "train_score", "val_loss", "val_score", "lr"]
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     network, description = model_file.load(Path("models"))
     assert description.data == tensors.read(train.TRAIN).description
@@ -80,8 +80,8 @@ def test_keeps_the_weights_of_the_best_epoch(tiny: Path) -> None:
     assert best["epoch"] < 30
     assert summary["best_epoch"] == best["epoch"]
     network, _ = model_file.load(Path("models"))
-    figures = train.validate(network, torch.nn.CrossEntropyLoss(), tensors.read(train.VAL), torch.device("cpu"))
-    assert figures["val_loss"] == best["val_loss"] == summary["val_loss"]
+    val_loss, _ = training.validate(network, torch.nn.CrossEntropyLoss(), tensors.read(train.VAL), torch.device("cpu"))
+    assert val_loss == best["val_loss"] == summary["val_loss"]
 
 
 def test_stops_when_val_gets_no_better(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +168,7 @@ def test_what_batch_normalization_has_seen_is_kept(tiny: Path, monkeypatch: pyte
     whole = outputs()
     network, _ = model_file.load(Path("models"))
     assert 25 <= int(network.state_dict()["conv1.1.num_batches_tracked"]) <= 50
-    steps, train_step = 0, train.train_step
+    steps, train_step = 0, training.train_step
 
     def step(*arguments: Any) -> tuple[float, torch.Tensor]:
         nonlocal steps
@@ -177,7 +177,7 @@ def test_what_batch_normalization_has_seen_is_kept(tiny: Path, monkeypatch: pyte
             raise SystemExit(130)
         return train_step(*arguments)
 
-    monkeypatch.setattr(train, "train_step", step)
+    monkeypatch.setattr(training, "train_step", step)
     with pytest.raises(SystemExit):
         train.main()
     monkeypatch.undo()
@@ -213,14 +213,14 @@ def test_goes_on_in_the_middle_of_an_epoch(
         done += 1
         return train_step(*arguments)
 
-    def check(*arguments: Any) -> dict[str, float]:
+    def check(*arguments: Any) -> tuple[float, float]:
         if done == stop_behind:
             raise SystemExit(130)
         return validate(*arguments)
 
-    train_step, validate = train.train_step, train.validate
-    monkeypatch.setattr(train, "train_step", step)
-    monkeypatch.setattr(train, "validate", check)
+    train_step, validate = training.train_step, training.validate
+    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(training, "validate", check)
     with pytest.raises(SystemExit):
         train.main()
     capsys.readouterr()
@@ -235,7 +235,7 @@ def test_goes_on_in_the_middle_of_an_epoch(
 SIGNALS_WITHIN_A_STEP = """
 import os, signal, sys
 from stages import train
-from stages.lib import stage
+from stages.lib import stage, training
 
 def step(*arguments):
     global steps
@@ -246,7 +246,7 @@ def step(*arguments):
             os.kill(os.getpid(), signal.SIGINT)
     return result
 
-steps, train_step, train.train_step = 0, train.train_step, step
+steps, train_step, training.train_step = 0, training.train_step, step
 signal.signal(signal.SIGINT, stage._stop)
 stage.run(train.main)
 """
@@ -409,7 +409,7 @@ def test_with_lbfgs_accuracy_is_of_the_weights_that_the_loss_is_of() -> None:
     network = torch.nn.Linear(4, 3)
     before = network(images).detach()
     optimizer = torch.optim.LBFGS(network.parameters(), lr=1.0)
-    loss, logits = train.train_step(network, torch.nn.CrossEntropyLoss(), optimizer, images, targets, clip_norm=None)
+    loss, logits = training.train_step(network, torch.nn.CrossEntropyLoss(), optimizer, images, targets, clip_norm=None)
     assert torch.equal(logits, before)
     assert loss == float(torch.nn.functional.cross_entropy(before, targets))
     assert not torch.equal(network(images), before)
@@ -428,5 +428,5 @@ def test_dropout_is_off_while_scoring(tiny: Path) -> None:
     network, _ = model_file.load(Path("models"))
     network.train()  # as the training loop leaves it
     val = tensors.read(train.VAL)
-    first, again = (train.validate(network, torch.nn.CrossEntropyLoss(), val, torch.device("cpu")) for _ in range(2))
+    first, again = (training.validate(network, torch.nn.CrossEntropyLoss(), val, torch.device("cpu")) for _ in range(2))
     assert first == again

@@ -1,4 +1,4 @@
-"""Augmentation of training batches: other images of the same classes, a new choice for every image of every step.
+"""Augmentation of training batches: other images of the same targets, a new choice for every image of every step.
 
 On whole batches of standardized images, where the network computes, drawn from torch's global generator, which train
 seeds for each step. The transforms of torchvision are not used: of a batch they change all images in the same way.
@@ -46,9 +46,10 @@ ASPECT = (0.3, 1 / 0.3)  # height to width of it (Zhong et al. 2020)
 
 
 def build(options: Mapping[str, float], classes: int) -> Augment:
-    """What to do to a batch: images (B, C, H, W) float32 and class numbers (B,) int64 -> both anew.
+    """What to do to a batch: images (B, C, H, W) float32 and what the loss wants -> both anew.
 
-    With mixup the targets become probabilities (B, classes), of which that of the class given is the largest.
+    With mixup class numbers (B,) int64 become probabilities (B, classes), of which that of the class given is the
+    largest; quantities (B, quantities) are blended as they are.
     """
     return partial(_augment, {name: float(value) for name, value in options.items() if value}, classes)
 
@@ -107,5 +108,5 @@ def mixed(images: Tensor, targets: Tensor, alpha: float, classes: int) -> tuple[
     share = float(torch.distributions.Beta(alpha, alpha).sample())
     share = max(share, 1 - share)
     other = torch.randperm(len(images), device=images.device)
-    one = one_hot(targets, classes).to(images.dtype)
+    one = one_hot(targets, classes).to(images.dtype) if targets.dtype == torch.int64 else targets
     return share * images + (1 - share) * images[other], share * one + (1 - share) * one[other]

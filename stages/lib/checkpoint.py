@@ -40,7 +40,7 @@ class Progress:
     # Of the epoch under way:
     step: int = 0  # steps done
     loss_sum: float = 0.0
-    correct: int = 0
+    score_sum: float = 0.0
 
     @property
     def best(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Progress:
         self.rows.append(row)
         if self.best is row:
             self.best_weights = {name: weight.detach().clone() for name, weight in network.state_dict().items()}
-        self.step, self.loss_sum, self.correct = 0, 0.0, 0
+        self.step, self.loss_sum, self.score_sum = 0, 0.0, 0.0
 
     def out_of_patience(self, patience: int | None) -> bool:
         """Whether the last `patience` epochs brought no lower val loss."""

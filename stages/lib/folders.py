@@ -2,23 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from PIL import Image
 
+from stages.lib.labels import Labelled, numbered
 from stages.lib.stage import UserError
 
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """The images of a source of one's own."""
-
-    names: list[str]  # of the files, below the root
-    labels: list[str]
-    parts: list[str]  # "train", "val" or "test"; "all" where the source is not divided
 
 
 def labelled(names: Sequence[str]) -> Labelled:
@@ -32,7 +23,10 @@ def labelled(names: Sequence[str]) -> Labelled:
         paths = [path.relative_to(next(iter(tops))) for path in paths]  # an archive of one folder
     divided = "train" in tops and tops <= set(PARTS) | {path.name for path in paths if len(path.parts) == 1}
     images = Image.registered_extensions()
-    found, left_out = Labelled([], [], []), Counter[str]()
+    found: list[str] = []
+    labels: list[str] = []
+    parts: list[str] = []
+    left_out = Counter[str]()
     for name, path in zip(names, paths, strict=True):
         folders = path.parts[1:-1] if divided else path.parts[:-1]
         if path.suffix.lower() not in images:
@@ -40,16 +34,16 @@ def labelled(names: Sequence[str]) -> Labelled:
         elif not folders:
             left_out["in no class folder"] += 1
         else:
-            found.names.append(name)
-            found.labels.append(folders[0])
-            found.parts.append(PARTS[path.parts[0]] if divided else "all")
+            found.append(name)
+            labels.append(folders[0])
+            parts.append(PARTS[path.parts[0]] if divided else "all")
     for why, count in sorted(left_out.items()):
         print(f"left out: {count:,} file(s), {why}")
-    if not found.names:
+    if not found:
         raise UserError(
             "the source holds no image in a class folder; expected class/image.jpg or train/class/image.jpg"
         )
     every = {folders[0] for path in paths if (folders := path.parts[1:-1] if divided else path.parts[:-1])}
-    if empty := sorted(every - set(found.labels)):
+    if empty := sorted(every - set(labels)):
         raise UserError(f"class folder(s) without an image: {', '.join(empty)}; put images into them, or remove them")
-    return found
+    return Labelled(found, *numbered(labels), parts, groups=None)

@@ -11,8 +11,8 @@ MOST_ROWS, MOST_PIXELS = 1000, 8_000_000
 
 
 @torch.inference_mode()
-def logits_of(network: nn.Module, split: Split, device: torch.device) -> Tensor:
-    """Logits of all rows in their order, dropout off: (N, classes) float64 on the CPU."""
+def outputs_of(network: nn.Module, split: Split, device: torch.device) -> Tensor:
+    """Logits, or standardized quantities, of all rows in their order, dropout off: (N, outputs) float64 on the CPU."""
     network.eval()
     rows = max(1, min(MOST_ROWS, MOST_PIXELS // split.images[0].numel()))
     batches = loader(split, Slices(len(split), rows))

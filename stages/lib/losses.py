@@ -1,7 +1,9 @@
-"""The losses: from logits (B, classes) and class numbers (B,) to the mean over the batch.
+"""The losses, each the mean over the batch, by their names in `torch.nn`.
 
-Any loss of `torch.nn` of this kind, by its name. One of your own joins by a class here and a line in LOSSES; its
-arguments are those of `loss_args`.
+classification: of logits (B, classes) and class numbers (B,) int64
+regression:     of outputs (B, quantities) and standardized quantities (B, quantities), both float32
+
+One of your own joins by a class here and a line in the table of its task; its arguments are those of `loss_args`.
 """
 
 import inspect
@@ -13,12 +15,18 @@ from torch import Tensor, nn
 
 from stages.lib.stage import UserError, reason
 
-# The other losses of torch.nn want something else than logits and class numbers: log-probabilities, pairs, sequences,
-# or the real numbers of a regression.
-LOSSES: dict[str, type[nn.Module]] = {
+# The other losses of torch.nn want something else: log-probabilities, counts, pairs, sequences.
+OF_CLASSES: dict[str, type[nn.Module]] = {
     "CrossEntropyLoss": nn.CrossEntropyLoss,
     "MultiMarginLoss": nn.MultiMarginLoss,
 }
+OF_QUANTITIES: dict[str, type[nn.Module]] = {
+    "MSELoss": nn.MSELoss,
+    "L1Loss": nn.L1Loss,
+    "HuberLoss": nn.HuberLoss,
+    "SmoothL1Loss": nn.SmoothL1Loss,
+}
+LOSSES = OF_CLASSES | OF_QUANTITIES
 EXCLUDED = {"self", "size_average", "reduce", "reduction", "ignore_index"}  # out of date, or ours to say
 BALANCED = "balanced"
 
@@ -28,15 +36,15 @@ def options(name: str) -> set[str]:
     return set(inspect.signature(LOSSES[name]).parameters) - EXCLUDED
 
 
-def build(name: str, arguments: Mapping[str, Any], targets: Tensor, classes: int) -> nn.Module:
+def build(name: str, arguments: Mapping[str, Any], targets: Tensor, outputs: int) -> nn.Module:
     """A loss.
 
     Args:
-        name: in LOSSES.
+        name: in LOSSES, of the task that the targets belong to.
         arguments: its own. `weight: balanced` gives each class a weight in inverse proportion to its rows, the mean
             over all rows being 1; a list gives one number for each class.
-        targets: (N,) class numbers of the training split.
-        classes: how many there are.
+        targets: what the training split wants: (N,) class numbers, or (N, quantities).
+        outputs: how many classes or quantities there are.
 
     Raises:
         UserError: the loss refuses a value.
@@ -44,12 +52,12 @@ def build(name: str, arguments: Mapping[str, Any], targets: Tensor, classes: int
     values = dict(arguments)
     try:
         if values.get("weight") == BALANCED:
-            counts = torch.bincount(targets, minlength=classes)
-            values["weight"] = len(targets) / (classes * counts)
+            counts = torch.bincount(targets, minlength=outputs)
+            values["weight"] = len(targets) / (outputs * counts)
         elif "weight" in values:
             values["weight"] = torch.tensor(values["weight"], dtype=torch.float32)
         loss = LOSSES[name](**values)
-        loss(torch.zeros(1, classes), torch.zeros(1, dtype=torch.int64))  # some values are refused only here
+        loss(torch.zeros(1, outputs), torch.zeros_like(targets[:1]))  # some values are refused only here
     except Exception as error:  # whatever torch raises, the cause is in these values
         raise UserError(f"params.yaml: {name} refuses {dict(arguments)}: {reason(error)}; change loss_args") from error
     return loss

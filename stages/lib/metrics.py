@@ -1,4 +1,4 @@
-"""How well a classifier does, from its predictions: NumPy arrays in, plain numbers out."""
+"""How well a model does, from its predictions: NumPy arrays in, plain numbers out."""
 
 import math
 from collections.abc import Sequence
@@ -60,6 +60,22 @@ def by_class(actual: np.ndarray, predicted: np.ndarray, names: Sequence[str]) ->
     return rows
 
 
+def confused_pairs(actual: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> list[tuple[str, int]]:
+    """Which class was taken for which, and on how many images: the most frequent first, then in the classes' order.
+
+    Args:
+        actual: (N,) class numbers.
+        predicted: (N,) class numbers.
+        names: of the classes.
+    """
+    wrong = actual != predicted
+    pairs, counts = np.unique(actual[wrong] * len(names) + predicted[wrong], return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return [
+        (f"{names[pairs[at] // len(names)]} taken for {names[pairs[at] % len(names)]}", int(counts[at])) for at in order
+    ]
+
+
 def top_accuracy(probabilities: np.ndarray, actual: np.ndarray, best: int) -> float:
     """How often the class is among the `best` most probable ones: (N, classes), (N,) -> 0..1. Ties count against it."""
     own = probabilities[np.arange(len(actual)), actual]
@@ -95,3 +111,36 @@ def calibration_error(table: list[dict[str, float]]) -> float:
     """Expected calibration error (Guo et al. 2017): the mean gap between confidence and accuracy, weighted by rows."""
     rows = sum(row["rows"] for row in table)
     return sum(row["rows"] * abs(row["confidence"] - row["accuracy"]) for row in table) / rows
+
+
+def regression(actual: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Mean absolute error and root mean square error, in the quantity's own unit, and R2: of two (N,) float64.
+
+    R2 is 0 where every actual value is the same.
+    """
+    residual = predicted - actual
+    spread = float(((actual - actual.mean()) ** 2).sum())
+    return {
+        "mae": float(np.abs(residual).mean()),
+        "rmse": float(np.sqrt((residual**2).mean())),
+        "r2": 1 - float((residual**2).sum()) / spread if spread else 0.0,
+    }
+
+
+def histogram(values: np.ndarray, most_bins: int) -> list[tuple[float, float, int]]:
+    """Lower end, upper end and number of values of each bin: equally wide, by 1, 2 or 5 times a power of ten.
+
+    Args:
+        values: (N,) float64; a bin holds its lower end, not its upper.
+        most_bins: how many there may be, empty ones included.
+    """
+    spread = float(values.max() - values.min()) or 1.0
+    exponent = math.floor(math.log10(spread / most_bins))
+    for factor in (1, 2, 5, 10, 20):
+        width = factor * 10.0**exponent
+        first, last = math.floor(values.min() / width), math.floor(values.max() / width)
+        if last - first < most_bins:
+            break
+    numbers = np.clip(np.floor(values / width).astype(np.int64), first, last)
+    counts = np.bincount(numbers - first, minlength=last - first + 1)
+    return [((first + at) * width, (first + at + 1) * width, int(count)) for at, count in enumerate(counts)]

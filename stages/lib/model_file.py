@@ -117,4 +117,4 @@ def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
 
 def build(architecture: Architecture, data: DataDescription) -> nn.Module:
     """A network of this architecture for these data, with fresh weights."""
-    return networks.build(**architecture.model_dump(), shape=data.shape, classes=len(data.classes))
+    return networks.build(**architecture.model_dump(), shape=data.shape, outputs=data.outputs)

@@ -1,6 +1,7 @@
-"""The networks: from standardized images to logits, one number per class and not yet a probability.
+"""The networks: from standardized images to logits, one number per class and not yet a probability; or, of a
+regression, to standardized quantities.
 
-    images (B, C, H, W) float32 -> logits (B, classes) float32
+    images (B, C, H, W) float32 -> (B, outputs) float32
 
 A network of your own joins by a class here and a line in NETWORKS; those of torchvision are there by their names.
 """
@@ -14,7 +15,7 @@ from stages.lib import torchvision_networks
 
 
 class MLP(nn.Module):
-    """Fully connected: per hidden layer linear, activation, dropout; then linear to the logits.
+    """Fully connected: per hidden layer linear, activation, dropout; then linear to the outputs.
 
     With `hidden=[96, 256]` at 28 x 28 pixels and 10 classes: 102,762 parameters.
     """
@@ -22,7 +23,7 @@ class MLP(nn.Module):
     def __init__(
         self,
         shape: tuple[int, int, int],
-        classes: int,
+        outputs: int,
         hidden: Sequence[int],
         activation: Sequence[str],
         dropout: float,
@@ -30,14 +31,14 @@ class MLP(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
         width = math.prod(shape)
-        for outputs, name in zip(hidden, activation, strict=True):
-            layers += [nn.Linear(width, outputs), make_activation(name), nn.Dropout(dropout)]
-            width = outputs
-        self.layers = nn.Sequential(*layers, nn.Linear(width, classes))
+        for units, name in zip(hidden, activation, strict=True):
+            layers += [nn.Linear(width, units), make_activation(name), nn.Dropout(dropout)]
+            width = units
+        self.layers = nn.Sequential(*layers, nn.Linear(width, outputs))
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.layers(images)
-        return logits
+        outputs: Tensor = self.layers(images)
+        return outputs
 
 
 class CNN(nn.Module):
@@ -46,7 +47,7 @@ class CNN(nn.Module):
     def __init__(
         self,
         shape: tuple[int, int, int],
-        classes: int,
+        outputs: int,
         hidden: Sequence[int],
         activation: Sequence[str],
         dropout: float,
@@ -61,11 +62,11 @@ class CNN(nn.Module):
             nn.ReLU(),
             nn.MaxPool2d(2),  # (B, 32, H/4, W/4)
         )
-        self.head = MLP((32, height // 4, width // 4), classes, hidden, activation, dropout)
+        self.head = MLP((32, height // 4, width // 4), outputs, hidden, activation, dropout)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.features(images))
-        return logits
+        outputs: Tensor = self.head(self.features(images))
+        return outputs
 
 
 NETWORKS = {"mlp": MLP, "cnn": CNN}
@@ -90,7 +91,7 @@ def build(
     model: str,
     *,
     shape: tuple[int, int, int],
-    classes: int,
+    outputs: int,
     hidden: Sequence[int],
     activation: str | Sequence[str],
     dropout: float,
@@ -100,12 +101,12 @@ def build(
     Args:
         model: name in NAMES; one of torchvision's brings layers and dropout of its own.
         shape: channels, height and width of an image, in pixels.
-        classes: number of logits.
+        outputs: how many numbers for an image.
         hidden: widths of the hidden layers.
         activation: a name in ACTIVATIONS for all hidden layers, or one for each.
         dropout: probability that a hidden unit is left out of a training step.
     """
     if model not in NETWORKS:
-        return torchvision_networks.build(model, shape, classes)
+        return torchvision_networks.build(model, shape, outputs)
     activations = [activation] * len(hidden) if isinstance(activation, str) else activation
-    return NETWORKS[model](shape, classes, hidden, activations, dropout)
+    return NETWORKS[model](shape, outputs, hidden, activations, dropout)

@@ -1,7 +1,7 @@
 """The folder data/normalized/: what normalize writes and cache reads.
 
 {train,val,test}_images.npy    (N, C, H, W) uint8
-{train,val,test}_targets.npy   (N,) int64, class numbers
+{train,val,test}_targets.npy   (N,) int64, class numbers, or (N, quantities) float64 in their own units
 {train,val,test}_index.npy     (N,) int64, the row of the source that each image was
 statistics.json                the `DataDescription` and the sha256 of each of these files; sealed
 """

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -14,7 +14,6 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from stages.lib.geometry import fit_image
-from stages.lib.raw import Raw
 from stages.lib.stage import UserError, reason
 
 FEW = 64  # images that are not worth another process
@@ -53,8 +52,15 @@ def decode(content: bytes, size: int) -> tuple[np.ndarray, bool]:
     return np.asarray(fitted).transpose(2, 0, 1), grey
 
 
-def decode_all(raw: Raw, names: Sequence[str], size: int) -> tuple[np.ndarray, dict[int, str]]:
+def decode_all(
+    content_of: Callable[[str], bytes], names: Sequence[str], size: int
+) -> tuple[np.ndarray, dict[int, str]]:
     """Decode many files, with as many processes as there are processors.
+
+    Args:
+        content_of: gives the bytes of a file; may raise ValueError or OSError. It is sent to other processes.
+        names: of the files.
+        size: pixels a side.
 
     Returns:
         (N, C, size, size) uint8, C being 1 if all are grey and else 3; and row -> why, of those that cannot be read,
@@ -68,7 +74,7 @@ def decode_all(raw: Raw, names: Sequence[str], size: int) -> tuple[np.ndarray, d
     all_grey = True
     processes = ProcessPoolExecutor(cpu_count(), initializer=_leave_signals_to_the_parent)
     try:
-        one = partial(_decode_one, raw, size)
+        one = partial(_decode_one, content_of, size)
         found = map(one, names) if len(names) < FEW else processes.map(one, names, chunksize=CHUNK)
         for row, result in enumerate(tqdm(found, total=len(names), desc="decoding", unit=" images", disable=None)):
             if isinstance(result, str):
@@ -83,9 +89,9 @@ def decode_all(raw: Raw, names: Sequence[str], size: int) -> tuple[np.ndarray, d
     return images[:, :1] if all_grey else images, unreadable
 
 
-def _decode_one(raw: Raw, size: int, name: str) -> tuple[np.ndarray, bool] | str:
+def _decode_one(content_of: Callable[[str], bytes], size: int, name: str) -> tuple[np.ndarray, bool] | str:
     try:
-        return decode(raw.content(name), size)
+        return decode(content_of(name), size)
     except (ValueError, OSError) as error:
         return reason(error)
 

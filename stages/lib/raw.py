@@ -1,11 +1,12 @@
 """The folder data/raw/: what download writes and normalize reads.
 
 files/          the original files
-dataset.json    sealed: the data set's name, the sha256 of every file, and where they are: in files/, or, of a source
-                too large to copy, where the user keeps them
+dataset.json    sealed: the data set's name, the sha256 of every file, and where they are: in files/, or, if they are
+                too large to copy, where the user keeps them: in `source` of params.yaml, or in DATASET_MIRROR
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from stages.lib.stage import UserError, reason
 
 MANIFEST = "dataset.json"
 FILES = "files"
+MIRROR = "DATASET_MIRROR"  # the name of the variable: the place may be another one on each machine
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def write_manifest(folder: Path, dataset: str, names: Sequence[str], root: Path,
         dataset: the name of the data set.
         names: of the files below their root, in the order in which they count.
         root: where they are now.
-        recorded_root: where they will be: FILES, or the user's own folder as params.yaml has it.
+        recorded_root: where they will be: FILES, MIRROR, or the user's own folder as params.yaml has it.
     """
     sha256 = {}
     for name in names:
@@ -77,8 +79,8 @@ def read_manifest(folder: Path) -> Raw:
     path = folder / MANIFEST
     try:
         fields = unseal(path.read_bytes())
-        root = folder / FILES if fields["root"] == FILES else Path(fields["root"])
-        return Raw(fields["dataset"], root, fields["files"])
+        places = {FILES: folder / FILES, MIRROR: Path(os.environ.get(MIRROR, ""))}
+        return Raw(fields["dataset"], places.get(fields["root"], Path(fields["root"])), fields["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: missing or damaged ({reason(error)}); run `dvc repro`, which downloads first"

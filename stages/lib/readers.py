@@ -6,14 +6,15 @@ the split is official, "all" where it is not.
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from stages.lib import folders, imagenet, tables
 from stages.lib.archives import unpack
-from stages.lib.datasets import DATASETS, Own, Packaged, Torchvision
-from stages.lib.folders import labelled
+from stages.lib.datasets import DATASETS, ImageNet, Own, Packaged, Torchvision
 from stages.lib.pixels import decode_all
 from stages.lib.raw import Raw
 from stages.lib.stage import STATE, UserError, reason
@@ -28,15 +29,22 @@ class Part:
     """Labelled images of one part of the source, in the order of the source."""
 
     images: np.ndarray  # (N, C, H, W) uint8
-    targets: np.ndarray  # (N,) int64, class numbers
+    targets: np.ndarray  # (N,) int64, class numbers, or (N, quantities) float64
     index: np.ndarray  # (N,) int64, rows of the source
+    groups: np.ndarray | None = None  # (N,) int64, of which no two splits may share one
+
+    def take(self, rows: np.ndarray) -> "Part":
+        """Some of the images."""
+        groups = None if self.groups is None else self.groups[rows]
+        return Part(self.images[rows], self.targets[rows], self.index[rows], groups)
 
 
-def read(raw: Raw, *, size: int, unreadable_allowed: int) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """The parts of a data set, and its class names in the order of the class numbers.
+def read(raw: Raw, *, task: str, size: int, unreadable_allowed: int) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """The parts of a data set, and the names of its classes in the order of their numbers, or of its quantities.
 
     Args:
         raw: the original files.
+        task: classification, or regression, for which there has to be a table of one's own.
         size: pixels a side, to which files of images are brought while they are decoded; other readers leave that out.
         unreadable_allowed: how many files of images may be skipped.
 
@@ -45,13 +53,15 @@ def read(raw: Raw, *, size: int, unreadable_allowed: int) -> tuple[dict[str, Par
     """
     dataset = DATASETS[raw.dataset]
     if isinstance(dataset, Own):
-        return _read_own(raw, size, unreadable_allowed)
+        return _read_own(raw, dataset, task, size, unreadable_allowed)
     shutil.rmtree(UNPACKED, ignore_errors=True)
     UNPACKED.mkdir(parents=True)
     try:
         raw.check()
         if isinstance(dataset, Packaged):
             parts, classes = {"all": _read_packaged(dataset, raw.root)}, dataset.classes
+        elif isinstance(dataset, ImageNet):
+            parts, classes = _read_imagenet(raw, size)
         else:
             parts, classes = _read_torchvision(dataset, raw.root)
         for part in parts.values():
@@ -69,22 +79,38 @@ def read(raw: Raw, *, size: int, unreadable_allowed: int) -> tuple[dict[str, Par
     return parts, classes
 
 
-def _read_own(raw: Raw, size: int, unreadable_allowed: int) -> tuple[dict[str, Part], tuple[str, ...]]:
-    found = labelled(list(raw.sha256))
-    images, unreadable = decode_all(raw, found.names, size)
+def _read_own(
+    raw: Raw, dataset: Own, task: str, size: int, unreadable_allowed: int
+) -> tuple[dict[str, Part], tuple[str, ...]]:
+    found = tables.labelled(raw, task) if dataset.table else folders.labelled(list(raw.sha256))
+    images, unreadable = decode_all(raw.content, found.names, size)
     if unreadable:
         told = ", ".join(f"{found.names[row]} ({why})" for row, why in list(unreadable.items())[:5])
         message = f"{len(unreadable):,} of {len(found.names):,} files cannot be read: {told}"
         if len(unreadable) > unreadable_allowed:
             raise UserError(f"{message}; put them right, or raise unreadable_allowed, now {unreadable_allowed}")
         print(f"skipped: {message}")
-    classes = tuple(sorted(set(found.labels)))
-    targets = np.array([classes.index(label) for label in found.labels])
+    every = Part(images, found.targets, np.arange(len(images)), found.groups)
     parts = {}
     for part in sorted(set(found.parts)):
-        rows = np.array([row for row, of in enumerate(found.parts) if of == part and row not in unreadable], np.int64)
-        parts[part] = Part(images[rows], targets[rows], rows)
+        rows = [row for row, of in enumerate(found.parts) if of == part and row not in unreadable]
+        parts[part] = every.take(np.array(rows, np.int64))
+    return parts, found.called
+
+
+def _read_imagenet(raw: Raw, size: int) -> tuple[dict[str, Part], tuple[str, ...]]:
+    parts = {}
+    for part in ("train", "test"):
+        names, targets, classes = imagenet.unpacked(raw, UNPACKED, part)
+        images, unreadable = decode_all(partial(_content_below, UNPACKED), names, size)
+        if unreadable:
+            raise ValueError(f"{len(unreadable)} images of {part}: {next(iter(unreadable.values()))}")
+        parts[part] = _whole(images, targets)
     return parts, classes
+
+
+def _content_below(folder: Path, name: str) -> bytes:
+    return (folder / name).read_bytes()
 
 
 def _read_packaged(dataset: Packaged, folder: Path) -> Part:
@@ -104,8 +130,10 @@ def _read_torchvision(dataset: Torchvision, folder: Path) -> tuple[dict[str, Par
     _lay_out(dataset, folder)
     reader = getattr(torchvision.datasets, dataset.class_name)
     parts = {}
-    for part in ("train", "test"):
-        chosen = {"train": part == "train"} if dataset.part == "train" else {"split": part}
+    for part in ("train", "test") if dataset.part else ("all",):
+        chosen: dict[str, bool | str] = {"train": part == "train"} if dataset.part == "train" else {}
+        if dataset.part == "split":
+            chosen = {"split": part}
         data = reader(UNPACKED, **arguments, **chosen, download=False)
         targets = np.asarray(data.targets if hasattr(data, "targets") else data.labels).astype(np.int64)
         if targets.ndim == 2:

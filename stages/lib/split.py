@@ -52,6 +52,37 @@ def stratified(
     return {name: np.sort(np.concatenate(parts)) for name, parts in chosen.items()}
 
 
+def grouped(
+    targets: np.ndarray, groups: np.ndarray, fractions: Mapping[str, float], *, seed: int
+) -> dict[str, np.ndarray]:
+    """The same where rows belong together: no group falls into two shares.
+
+    Groups come one after another, in seeded order, and each goes where its classes are furthest from what is wanted.
+
+    Args:
+        targets: (N,) class numbers.
+        groups: (N,) numbers from 0.
+        fractions: name of a share -> its fraction of all rows, and of every class, as nearly as groups allow.
+        seed: of the order of the groups.
+
+    Raises:
+        UserError: there are too few groups.
+    """
+    wanted = {"train": 1 - sum(fractions.values()), **fractions}
+    if (number := int(groups.max()) + 1) < len(wanted):
+        raise UserError(f"the column group has {number} group(s), which leaves none for some of {', '.join(wanted)}")
+    counts = np.zeros((number, int(targets.max()) + 1))
+    np.add.at(counts, (groups, targets), 1)
+    full = np.outer(list(wanted.values()), np.maximum(counts.sum(0), 1))  # (shares, classes)
+    filled = np.zeros_like(full)
+    place = np.empty(number, np.int64)
+    for group in np.argsort(np.random.PCG64(seed).random_raw(number), kind="stable"):
+        share = int(np.argmin((filled / full) @ counts[group]))
+        place[group] = share
+        filled[share] += counts[group]
+    return {name: np.flatnonzero(place[groups] == share) for share, name in enumerate(wanted)}
+
+
 def apportion(fraction: float, sizes: np.ndarray) -> np.ndarray:
     """Whole rows of each class, nearest to `fraction` of it while their sum is that of all (largest remainders)."""
     exact = fraction * sizes

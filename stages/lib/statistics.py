@@ -1,4 +1,4 @@
-"""Mean and standard deviation of 8-bit pixels, exact.
+"""Mean and standard deviation, exact: of 8-bit pixels, and of the real numbers that a regression predicts.
 
 Pixels take 256 values, so their counts hold all there is to know: the sums below are of Python's whole numbers and
 lose nothing, whatever the number of images or the order in which they came.
@@ -30,3 +30,9 @@ def mean_and_std(counts: np.ndarray) -> tuple[list[float], list[float]]:
         means.append(float(Fraction(total, 255 * number)))
         stds.append(math.sqrt(Fraction(number * squares - total * total, (255 * number) ** 2)))
     return means, stds
+
+
+def mean_and_std_of_reals(values: np.ndarray) -> tuple[float, float]:
+    """Of (N,) float64, by sums that are rounded once (`math.fsum`); divided by N. The order makes no difference."""
+    mean = math.fsum(values) / len(values)
+    return mean, math.sqrt(math.fsum((values - mean) ** 2) / len(values))

@@ -1,9 +1,9 @@
 """The tensor files in data/tensors/: what cache writes, and train and evaluate map into memory.
 
-A safetensors file per split, with `images` (N, C, H, W) float, standardized; `targets` (N,) int64; `index` (N,) int64,
-the row of the source. What is needed to make sense of them travels inside, sealed, under the one metadata key
-"description" (the format keeps metadata unordered, so that two keys would make two runs differ), and with it the sha256
-of the tensors.
+A safetensors file per split, with `images` (N, C, H, W) float, standardized; `targets` (N,) int64, or (N, quantities)
+float64 in their own units; `index` (N,) int64, the row of the source. What is needed to make sense of them travels
+inside, sealed, under the one metadata key "description" (the format keeps metadata unordered, so that two keys would
+make two runs differ), and with it the sha256 of the tensors.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class Split:
     """One split, mapped into memory and not copied."""
 
     images: "Tensor"  # (N, C, H, W) float32 or float16, standardized
-    targets: "Tensor"  # (N,) int64, class numbers
+    targets: "Tensor"  # (N,) int64, class numbers, or (N, quantities) float64
     index: "Tensor"  # (N,) int64, rows of the source
     description: DataDescription
     sha256: str  # hex, of the three tensors

@@ -33,7 +33,7 @@ PIECES = {"vit_b_16": 16, "vit_l_16": 16, "vit_b_32": 32, "vit_l_32": 32, "vit_h
 NAMES = [*SMALLEST, *PIECES]
 
 
-def build(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
+def build(name: str, shape: tuple[int, int, int], outputs: int) -> nn.Module:
     """A network with fresh weights, drawn from torch's global generator.
 
     Its first convolution is made anew where the images have other than three channels.
@@ -41,7 +41,7 @@ def build(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
     Args:
         name: in NAMES.
         shape: channels, height and width of an image, in pixels.
-        classes: number of logits.
+        outputs: how many numbers for an image.
     """
     from torchvision import models  # takes seconds, and our own networks do without it
 
@@ -52,7 +52,7 @@ def build(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
         arguments = {"image_size": shape[1]}
     elif name == "maxvit_t":
         arguments = {"input_size": shape[1:]}
-    network: nn.Module = models.get_model(name, weights=None, num_classes=classes, **arguments)
+    network: nn.Module = models.get_model(name, weights=None, num_classes=outputs, **arguments)
     if shape[0] != 3:
         place, first = next((place, part) for place, part in network.named_modules() if isinstance(part, nn.Conv2d))
         parent, _, own = place.rpartition(".")

@@ -1,0 +1,47 @@
+"""An example for a regression: digits turned by random angles, and a table of the angles.
+
+    python -m experiments.rotated_digits FOLDER
+
+In:  data/normalized/, as the last `dvc repro` left it.
+Out: FOLDER/digits/*.png, and FOLDER/angles.csv with the columns path, target (degrees, counterclockwise) and split.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from stages.lib.files import replacing_folder
+from stages.lib.normalized import SPLITS, read_split, read_statistics
+from stages.lib.stage import UserError, run
+
+NORMALIZED = Path("data/normalized")
+MOST_DEGREES = 45
+
+
+def main() -> None:
+    if len(sys.argv) != 2 or Path(sys.argv[1]).exists():
+        raise UserError(
+            "expected the name of a folder that is not there yet: python -m experiments.rotated_digits FOLDER"
+        )
+    _, sha256 = read_statistics(NORMALIZED)
+    random = np.random.default_rng(0)
+    rows = []
+    with replacing_folder(Path(sys.argv[1])) as folder:
+        (folder / "digits").mkdir()
+        for split in SPLITS:
+            images, _, index = read_split(NORMALIZED, split, sha256)
+            for image, row in zip(images, index, strict=True):
+                degrees = round(random.uniform(-MOST_DEGREES, MOST_DEGREES), 1)
+                path = f"digits/{row:05}.png"
+                turned = Image.fromarray(image[0]).rotate(degrees, Image.Resampling.BILINEAR)
+                turned.save(folder / path)
+                rows.append({"path": path, "target": degrees, "split": split})
+        pd.DataFrame(rows).to_csv(folder / "angles.csv", index=False, lineterminator="\n")
+    print(f"{len(rows):,} digits and angles.csv in {sys.argv[1]}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,68 @@
+"""How a regression does on the test split, in the quantities' own units."""
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from stages.lib import metrics, tasks
+from stages.lib.description import DataDescription
+from stages.lib.judgement import Judgement
+
+MOST_BINS = 30  # of residuals
+NO_CLASSES = pd.DataFrame(columns=["class", "images", "recall", "precision", "f1", "taken_for", "times"])
+NO_CONFIDENCE = pd.DataFrame(columns=["confidence", "accuracy", "rows"])
+
+
+def judge(outputs: Tensor, targets: Tensor, index: np.ndarray, data: DataDescription) -> Judgement:
+    """Errors of every quantity: their mean, their distribution, and the images with the largest.
+
+    Args:
+        outputs: (N, quantities) float64, standardized.
+        targets: (N, quantities) float64, in their own units.
+        index: (N,) int64, rows of the source.
+        data: what the model knows of its data.
+    """
+    actual, predicted = targets.numpy(), tasks.in_own_units(outputs, data).numpy()
+    names = [quantity.name for quantity in data.quantities]
+    columns = {name: metrics.regression(actual[:, at], predicted[:, at]) for at, name in enumerate(names)}
+    r2 = float(np.mean([figures["r2"] for figures in columns.values()]))
+    figures = {**(columns[names[0]] if len(names) == 1 else {"r2": r2, **columns}), "rows": len(actual)}
+
+    residual = predicted - actual
+    size = np.abs(residual / [quantity.std for quantity in data.quantities]).max(1)  # in standard deviations
+    worst = np.argsort(-size, kind="stable")
+    captions = [
+        [
+            f"actual {', '.join(f'{value:.4g}' for value in actual[row])}",
+            f"said {', '.join(f'{value:.4g}' for value in predicted[row])}",
+            f"row {index[row]}",
+        ]
+        for row in worst
+    ]
+    errors = [
+        (f"{name} {low:g} to {high:g}", count)
+        for at, name in enumerate(names)
+        for low, high, count in metrics.histogram(residual[:, at], MOST_BINS)
+    ]
+    told = "; ".join(
+        f"{name}: MAE {found['mae']:.4g}, RMSE {found['rmse']:.4g}, R2 {found['r2']:.4f}"
+        for name, found in columns.items()
+    )
+    return Judgement(
+        figures=figures,
+        predictions=pd.DataFrame(
+            {
+                "index": np.repeat(index, len(names)),
+                "quantity": names * len(index),
+                "actual": actual.ravel(),
+                "predicted": predicted.ravel(),
+                "residual": residual.ravel(),
+            }
+        ),
+        errors=pd.DataFrame(errors, columns=["error", "images"]),
+        classes=NO_CLASSES,
+        calibration=NO_CONFIDENCE,
+        worst=worst,
+        captions=captions,
+        sentence=f"{told}, on {len(actual):,} test images",
+    )

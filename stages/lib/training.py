@@ -1,0 +1,121 @@
+"""The training loop: an epoch of steps, the step itself, and what is measured on val behind it."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from stages.lib import augmentation, checkpoint, compute, tasks, tensors
+from stages.lib.inference import outputs_of
+from stages.lib.stage import UserError, signals_held
+
+SAVE_EVERY = 60.0  # seconds between two states within an epoch
+
+
+def train_epoch(
+    network: nn.Module,
+    loss_function: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    augment: augmentation.Augment,
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    progress: checkpoint.Progress,
+    save: Callable[[], None],
+    *,
+    clip_norm: float | None,
+    device: torch.device,
+) -> None:
+    """The rest of an epoch's steps, each with its learning rate and the seed of its randomness; sums go to `progress`.
+
+    Loss and score are those of the network as it learns, with dropout on, on augmented images.
+
+    Raises:
+        UserError: the loss is no longer a finite number.
+    """
+    network.train()
+    epoch = len(progress.rows) + 1
+    saved = time.monotonic()
+    with tqdm(total=len(rates), desc=f"epoch {epoch}", unit=" steps", leave=False, disable=None) as bar:
+        for (images, targets), rate, seed in zip(batches, rates, seeds, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            compute.seed(device, seed)
+            images, targets = images.to(device), targets.to(device)  # (B, C, H, W) float32
+            images, wanted = augment(images, targets)
+            with signals_held():
+                loss, outputs = train_step(network, loss_function, optimizer, images, wanted, clip_norm)
+                progress.step += 1
+                progress.loss_sum += loss * len(targets)
+                progress.score_sum += tasks.score_sum(outputs, targets)
+            refuse_if_not_finite(loss, f"training loss became {loss} in epoch {epoch}, step {progress.step}", rate)
+            if time.monotonic() - saved > SAVE_EVERY:
+                save()
+                saved = time.monotonic()
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+
+def train_step(
+    network: nn.Module,
+    loss_function: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    targets: Tensor,
+    clip_norm: float | None,
+) -> tuple[float, Tensor]:
+    """Forward, loss, backward, step, on one batch: the mean loss, and the outputs (B, classes or quantities)."""
+    first: Tensor | None = None
+
+    def forward_and_backward() -> float:  # a closure, because LBFGS looks at a batch several times
+        nonlocal first
+        optimizer.zero_grad()
+        outputs = network(images)
+        first = outputs.detach() if first is None else first  # those of the loss that `step` returns
+        loss: Tensor = loss_function(outputs, targets)
+        loss.backward()
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+        return float(loss.detach())
+
+    loss = optimizer.step(forward_and_backward)
+    assert first is not None
+    return loss, first
+
+
+def refuse_if_not_finite(loss: float, what: str, rate: float) -> None:
+    """Stop at a loss that is no number: nothing good comes after it.
+
+    Raises:
+        UserError: says what, at which learning rate, and what to change.
+    """
+    if not math.isfinite(loss):
+        raise UserError(f"the {what}, at lr {rate:g}; choose a lower lr, a longer warmup, or a clip_norm such as 1.0")
+
+
+def refuse_a_lonely_image(network: nn.Module, rows: int, batch_size: int) -> None:
+    """Batch normalization needs two images to find a spread.
+
+    Raises:
+        UserError: the last step of an epoch would have one.
+    """
+    normalizes = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules())
+    if normalizes and (batch_size == 1 or rows % batch_size == 1):
+        raise UserError(
+            f"params.yaml: batch_size: {batch_size} leaves one of {rows:,} images for the last step, and the model's "
+            "batch normalization needs two; choose another batch_size"
+        )
+
+
+def validate(
+    network: nn.Module, loss_function: nn.Module, val: tensors.Split, device: torch.device
+) -> tuple[float, float]:
+    """Mean loss and score over the validation rows, dropout off."""
+    outputs = outputs_of(network, val, device)
+    in_double = copy.deepcopy(loss_function).to("cpu", torch.float64)
+    targets = val.targets if val.targets.dtype == torch.int64 else val.targets.double()
+    return float(in_double(outputs, targets)), tasks.score(outputs, targets)
