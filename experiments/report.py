@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 
-from experiments.comparison import paired
+from experiments.comparison import paired, paired_errors
+from experiments.figures import flat
 from experiments.status import named, stale
 from stages.lib.files import write_text
 from stages.lib.stage import UserError, reason, run
@@ -41,7 +42,12 @@ class Results:
     lock: dict[str, Any]  # stage -> its entry in dvc.lock
     metrics: dict[str, float]
     curves: pd.DataFrame  # a row per epoch
-    predictions: pd.DataFrame  # a row per test image: index, actual, predicted, confidence
+    predictions: pd.DataFrame  # a row per test image (and quantity): index, actual, predicted, ...
+
+    @property
+    def of_a_regression(self) -> bool:
+        """Whether numbers were predicted, not classes."""
+        return "residual" in self.predictions
 
 
 def main() -> None:
@@ -103,7 +109,7 @@ def results(commit: str | None, name: str) -> Results | None:
         name=name,
         parameters=parsed["params.yaml"],
         lock=parsed["dvc.lock"].get("stages", {}),
-        metrics={**parsed[METRICS], **parsed[SUMMARY]},
+        metrics=flat({**parsed[METRICS], **parsed[SUMMARY]}),
         curves=parsed[CURVES],
         predictions=parsed[PREDICTIONS],
     )
@@ -161,7 +167,9 @@ def compared(base: Results, this: Results) -> list[str]:
         metrics(base, this),
         curves(base, this),
     ]
-    return [*parts, confusion(base, this), per_class(base, this)] if same_images(base, this) else parts
+    if this.of_a_regression or not same_images(base, this):
+        return parts
+    return [*parts, confusion(base, this), per_class(base, this)]
 
 
 def alone(name: str, this: Results) -> list[str]:
@@ -195,6 +203,8 @@ def verdict(base: Results, this: Results) -> str:
     """Whether the difference in accuracy is real, in a sentence; and on what it stands."""
     if not same_images(base, this):
         return "**Not comparable:** the two sides were tested on different images."
+    if this.of_a_regression:
+        return "\n\n".join(verdict_of_errors(base, this, name) for name in this.predictions["quantity"].unique())
     base_correct, this_correct = (
         (side.predictions["actual"] == side.predictions["predicted"]).to_numpy() for side in (base, this)
     )
@@ -203,6 +213,21 @@ def verdict(base: Results, this: Results) -> str:
         f"**Accuracy {base_correct.mean():.2%} → {this_correct.mean():.2%}. {comparison}.**\n\n"
         f"`{base.name}` alone is right on {comparison.only_base:,}, this alone on {comparison.only_this:,} of the same "
         f"{comparison.rows:,} test images (McNemar's exact test: p = {comparison.p_value:.2g})."
+    )
+
+
+def verdict_of_errors(base: Results, this: Results, quantity: str) -> str:
+    """The same of a regression's mean absolute error."""
+    before, after = (
+        side.predictions.loc[side.predictions["quantity"] == quantity, "residual"].astype(float).abs().to_numpy()
+        for side in (base, this)
+    )
+    comparison = paired_errors(before, after)
+    return (
+        f"**Mean absolute error of {quantity} {before.mean():.4g} → {after.mean():.4g}. {comparison}.**\n\n"
+        f"On {(after < before).sum():,} of the same {comparison.rows:,} test images it is smaller than that of "
+        f"`{base.name}`, on {(after > before).sum():,} larger "
+        f"(Wilcoxon's signed-rank test: p = {comparison.p_value:.2g})."
     )
 
 
@@ -274,7 +299,7 @@ def curves(*sides: Results) -> str:
         "xychart-beta\n"
         f'    title "Loss on val by epoch{title}"\n'
         f"    x-axis [{', '.join(str(epoch + 1) for epoch in range(epochs))}]\n"
-        f'    y-axis "cross-entropy"\n{lines}\n```'
+        f'    y-axis "loss"\n{lines}\n```'
     )
 
 

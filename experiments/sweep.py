@@ -5,7 +5,7 @@
 In:  experiments/sweeps.yaml: name -> parameter -> values.
 Out: an experiment of DVC's for every combination, one after another, each in a temporary folder; then a table, best
      first. `dvc exp apply NAME` takes one of them over.
-The order is that of the accuracy on val. The test split has no say in a choice: it could not judge it any more.
+The order is that of the score on val: accuracy, of a regression R2. The test split has no say in a choice: it could not judge it any more.
 Settings that differ in `seed` alone share a line, with mean and standard deviation.
 """
 
@@ -23,7 +23,7 @@ from stages.lib.stage import UserError, run
 
 SWEEPS = Path("experiments/sweeps.yaml")
 SUMMARY = "reports/train.json"
-FIGURES = ("val_accuracy", "val_loss")
+SCORES = ("val_accuracy", "val_r2")  # of which a run has one
 
 
 def main() -> None:
@@ -112,24 +112,26 @@ def results(names: list[str], keys: list[str], commit: str) -> dict[str, dict[st
             if experiment["name"] in names and experiment["executor"]["state"] == "success":
                 data = experiment["revs"][0]["data"]
                 swept = {key: in_hydra(data["params"]["params.yaml"]["data"][key]) for key in keys}
-                figures = {key: data["metrics"][SUMMARY]["data"][key] for key in FIGURES}
+                summary = data["metrics"][SUMMARY]["data"]
+                figures = {key: summary[key] for key in (*SCORES, "val_loss") if key in summary}
                 found[experiment["name"]] = {"experiment": experiment["name"], **swept, **figures}
     return found
 
 
 def table(rows: pd.DataFrame, keys: list[str]) -> str:
     """The settings, best first; several seeds of one are one line."""
+    score = next(name for name in SCORES if name in rows)
     setting = [key for key in keys if key != "seed"]
     groups = rows.groupby(setting, sort=False) if setting else [((), rows)]
     lines = []
     for values, group in groups:
-        best = group.sort_values("val_accuracy", ascending=False, kind="stable").iloc[0]
+        best = group.sort_values(score, ascending=False, kind="stable").iloc[0]
         line = dict(zip(setting, values, strict=True))
         line["runs"] = len(group)
-        for figure in FIGURES:
+        for figure in (score, "val_loss"):
             spread = f" ± {group[figure].std():.4f}" if len(group) > 1 else ""
             line[figure] = f"{group[figure].mean():.4f}{spread}"
-        lines.append((group["val_accuracy"].mean(), line | {"best": best["experiment"]}))
+        lines.append((group[score].mean(), line | {"best": best["experiment"]}))
     ordered = sorted(lines, key=lambda line: -line[0])
     return pd.DataFrame([line for _, line in ordered]).to_string(index=False)
 

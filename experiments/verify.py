@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.figures import flat
 from experiments.status import named, stale
 from stages.lib.parameters import StageParameters, load
 from stages.lib.stage import UserError, run
@@ -71,18 +72,15 @@ class Results:
     """What a commit says of itself."""
 
     figures: dict[str, float]
-    predictions: pd.DataFrame  # a row per test image: index, actual, predicted, confidence
+    predictions: pd.DataFrame  # a row per test image (and quantity): index, actual, predicted, ...
 
 
 def results() -> Results:
     """The results in this folder."""
     figures: dict[str, float] = {}
     for path in FIGURES:
-        figures |= {
-            f"{path} {name}": value
-            for name, value in json.loads(path.read_text(encoding="utf-8")).items()
-            if name not in MAY_MOVE
-        }
+        found = flat(json.loads(path.read_text(encoding="utf-8")))
+        figures |= {f"{path} {name}": value for name, value in found.items() if name not in MAY_MOVE}
     return Results(figures, pd.read_csv(PREDICTIONS, dtype=str, keep_default_na=False))
 
 
@@ -96,9 +94,19 @@ def differences(committed: Results, rerun: Results) -> list[str]:
     rows = ["index", "actual"]
     if not committed.predictions[rows].equals(rerun.predictions[rows]):
         found.append(f"{PREDICTIONS} is of other test rows")
-    elif (other := committed.predictions["predicted"] != rerun.predictions["predicted"]).mean() > TOLERANCE:
-        found.append(f"{PREDICTIONS} has {other.sum():,} other predictions")
+    else:
+        other = differing(committed.predictions, rerun.predictions)
+        if other.mean() > TOLERANCE:
+            found.append(f"{PREDICTIONS} has {other.sum():,} other predictions")
     return found
+
+
+def differing(committed: pd.DataFrame, rerun: pd.DataFrame) -> "pd.Series[bool]":
+    """Which predictions are other ones; numbers may differ by TOLERANCE times the spread of the actual ones."""
+    if "residual" not in committed or "residual" not in rerun:
+        return committed["predicted"] != rerun["predicted"]
+    room = TOLERANCE * committed["actual"].astype(float).groupby(committed["quantity"]).transform("std")
+    return (committed["predicted"].astype(float) - rerun["predicted"].astype(float)).abs() > room
 
 
 def close(committed: float, rerun: float) -> bool:

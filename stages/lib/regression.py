@@ -40,7 +40,7 @@ def judge(outputs: Tensor, targets: Tensor, index: np.ndarray, data: DataDescrip
         for row in worst
     ]
     errors = [
-        (f"{name} {low:g} to {high:g}", count)
+        (f"{name + ' ' if len(names) > 1 else ''}{low:g} to {high:g}", count)
         for at, name in enumerate(names)
         for low, high, count in metrics.histogram(residual[:, at], MOST_BINS)
     ]
