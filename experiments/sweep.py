@@ -5,7 +5,8 @@
 In:  experiments/sweeps.yaml: name -> parameter -> values.
 Out: an experiment of DVC's for every combination, one after another, each in a temporary folder; then a table, best
      first. `dvc exp apply NAME` takes one of them over.
-The order is that of the score on val: accuracy, of a regression R2. The test split has no say in a choice: it could not judge it any more.
+The order is that of the score on val: accuracy, of a regression R2. The test split has no say in a choice: it could not
+judge it any more.
 Settings that differ in `seed` alone share a line, with mean and standard deviation.
 """
 

@@ -113,6 +113,15 @@ def make_stl10(mirror: Path, monkeypatch: pytest.MonkeyPatch, images: Arrays, ta
         monkeypatch.setattr(source, f"{part}_list", listed)
 
 
+def make_semeion(mirror: Path, monkeypatch: pytest.MonkeyPatch, images: Arrays, targets: Arrays) -> None:
+    """Lines of text: 256 pixels, 0 or 1, then ten numbers of which the digit's is 1. No test part."""
+    every = np.concatenate([images[part].reshape(ROWS[part], -1) // 128 for part in ROWS])
+    images["all"], targets["all"] = every.reshape(-1, 1, 16, 16) * np.uint8(255), np.concatenate([*targets.values()])
+    np.savetxt(mirror / "semeion.data", np.hstack([every, np.eye(10)[targets["all"]]]), "%.4f")
+    content = (mirror / "semeion.data").read_bytes()
+    monkeypatch.setattr(torchvision.datasets.SEMEION, "md5_checksum", md5(content))
+
+
 DIGITS = tuple("0123456789")
 NAMED = tuple(f"class {number}" for number in range(10))
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
@@ -127,6 +136,7 @@ CASES: dict[str, tuple[Make, tuple[int, int, int], tuple[str, ...]]] = {
     "usps": (make_usps, (1, 16, 16), DIGITS),
     "emnist-letters": (make_emnist, (1, 28, 28), LETTERS),
     "emnist-digits": (make_emnist, (1, 28, 28), DIGITS),
+    "semeion": (make_semeion, (1, 16, 16), DIGITS),
     "stl10": (make_stl10, (3, 96, 96), NAMED),
 }
 
@@ -145,7 +155,8 @@ def test_it_is_read_as_it_was_made(folder: Path, monkeypatch: pytest.MonkeyPatch
     download.main()
     parts, found = read()
     assert found == classes
-    for part in ROWS:
+    assert list(parts) == (["all"] if "all" in images else ["train", "test"])
+    for part in parts:
         difference = parts[part].images.astype(int) - images[part]
         assert np.abs(difference).max() <= (dataset == "usps"), "its text has fewer digits"
         np.testing.assert_array_equal(parts[part].targets, targets[part])

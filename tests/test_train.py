@@ -288,7 +288,7 @@ def test_saves_within_an_epoch(tiny: Path, monkeypatch: pytest.MonkeyPatch, caps
     """What a SIGKILL leaves: nothing is saved on the way out, but time has saved before."""
     train.main()
     whole = outputs()
-    monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
     save, saved = checkpoint.save, 0
 
     def save_and_stop(*arguments: Any) -> None:

@@ -16,7 +16,7 @@ from stages.lib import folders, imagenet, tables
 from stages.lib.archives import unpack
 from stages.lib.datasets import DATASETS, ImageNet, Own, Packaged, Torchvision
 from stages.lib.pixels import decode_all
-from stages.lib.raw import Raw
+from stages.lib.raw import MIRROR, Raw
 from stages.lib.stage import STATE, UserError, reason
 
 UNPACKED = STATE / "normalize"
@@ -52,12 +52,15 @@ def read(raw: Raw, *, task: str, size: int, unreadable_allowed: int) -> tuple[di
         UserError: a file is missing or damaged, or its content is not what the data set promises.
     """
     dataset = DATASETS[raw.dataset]
+    if isinstance(dataset, ImageNet) and not raw.root.is_dir():
+        raise UserError(f"{MIRROR}: found {raw.root}, expected the folder that download saw, with its archives")
     if isinstance(dataset, Own):
         return _read_own(raw, dataset, task, size, unreadable_allowed)
     shutil.rmtree(UNPACKED, ignore_errors=True)
     UNPACKED.mkdir(parents=True)
     try:
-        raw.check()
+        if not isinstance(dataset, ImageNet):  # whose archives torchvision checks: they take long to read
+            raw.check()
         if isinstance(dataset, Packaged):
             parts, classes = {"all": _read_packaged(dataset, raw.root)}, dataset.classes
         elif isinstance(dataset, ImageNet):

@@ -1,0 +1,158 @@
+"""Regression: numbers predicted from images, through the whole pipeline."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from experiments.comparison import paired_errors
+from stages.lib import metrics, regression, tasks
+from stages.lib.description import DataDescription, Quantity
+from stages.lib.pixels import decode
+from tests.conftest import Project
+from tests.test_own_images import photo
+
+DATA = DataDescription(
+    dataset="made up",
+    classes=[],
+    shape=(1, 2, 2),
+    mean=[0.5],
+    std=[0.25],
+    quantities=[Quantity(name="age", mean=40.0, std=10.0), Quantity(name="size", mean=1.5e6, std=2e5)],
+)
+
+
+def quantities(rows: int, seed: int = 0) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    mean, std = torch.tensor([[40.0, 1.5e6], [10.0, 2e5]], dtype=torch.float64)
+    drawn: torch.Tensor = torch.randn(rows, 2, generator=random, dtype=torch.float64) * std + mean
+    return drawn
+
+
+def test_units_come_back() -> None:
+    targets = quantities(100)
+    wanted = tasks.wanted(targets, DATA)
+    assert wanted.dtype == torch.float32
+    assert wanted.abs().max() < 5
+    torch.testing.assert_close(tasks.in_own_units(wanted.double(), DATA), targets, rtol=1e-6, atol=0)
+
+
+def test_the_score_of_a_training_epoch_is_r2() -> None:
+    raw = torch.randn(1000, 2, dtype=torch.float64)
+    targets = ((raw - raw.mean(0)) / raw.std(0, correction=0)).float()
+    outputs = targets + 0.3 * torch.randn(1000, 2)
+    batches = sum(tasks.score_sum(outputs[rows], targets[rows]) for rows in torch.arange(1000).split(64))
+    expected = np.mean([metrics.regression(targets[:, at].numpy(), outputs[:, at].numpy())["r2"] for at in (0, 1)])
+    assert batches / 1000 == pytest.approx(expected, rel=1e-5)
+    assert tasks.score(outputs, targets) == pytest.approx(expected, rel=1e-5)
+
+
+def test_figures_by_hand() -> None:
+    found = metrics.regression(np.array([1.0, 2.0, 3.0, 6.0]), np.array([1.0, 3.0, 3.0, 3.0]))
+    assert found == pytest.approx({"mae": 1.0, "rmse": np.sqrt(10 / 4), "r2": 1 - 10 / 14})
+    assert metrics.regression(np.ones(3), np.ones(3)) == {"mae": 0.0, "rmse": 0.0, "r2": 0.0}
+
+
+@pytest.mark.parametrize("scale", [1e-9, 0.7, 1.0, 3.0, 12345.0])
+def test_residuals_in_bins_of_round_numbers(scale: float) -> None:
+    values = np.random.default_rng(0).normal(size=5000) * scale
+    bins = metrics.histogram(values, 30)
+    assert sum(count for _, _, count in bins) == 5000
+    assert 10 < len(bins) <= 30
+    for low, high, count in bins:
+        assert abs(((values >= low) & (values < high)).sum() - count) <= 1, "one may lie on an edge"
+    assert metrics.histogram(np.zeros(7), 30)[0][2] == 7
+
+
+def test_errors_in_their_own_units_worst_first() -> None:
+    targets = quantities(200)
+    outputs = tasks.wanted(targets, DATA).double()
+    outputs[17, 0] += 3.0  # thirty years
+    outputs[5, 1] -= 2.0
+    found = regression.judge(outputs, targets, np.arange(200) + 1000, DATA)
+    assert found.figures["age"]["mae"] == pytest.approx(30 / 200, rel=1e-4)
+    assert found.figures["size"]["rmse"] == pytest.approx(4e5 / np.sqrt(200), rel=1e-4)
+    assert found.figures["r2"] == pytest.approx(np.mean([found.figures[name]["r2"] for name in ("age", "size")]))
+    assert found.worst[:2].tolist() == [17, 5]
+    assert found.captions[0][2] == "row 1017"
+    age = found.predictions.query("quantity == 'age' and index == 1017")
+    assert age["residual"].item() == pytest.approx(30, rel=1e-4)
+    assert found.errors.loc[found.errors["error"].str.startswith("age "), "images"].sum() == 200
+    assert len(found.classes) == len(found.calibration) == 0
+
+
+def test_the_interval_holds_the_difference() -> None:
+    """Of 200 pairs of models that are equally good, about one in twenty is told apart."""
+    random = np.random.default_rng(0)
+    told = [paired_errors(*np.abs(random.normal(size=(2, 200)))).p_value < 0.05 for _ in range(200)]
+    assert 2 <= sum(told) <= 20
+    base = np.abs(random.normal(size=2000))
+    found = paired_errors(base, base * 0.9)
+    assert found.difference == pytest.approx(-0.1 * base.mean())
+    assert found.low < found.difference < found.high < 0
+    assert "better than chance explains on 2,000 images" in str(found)
+    assert "worse than chance explains" in str(paired_errors(base, base * 1.1))
+    assert "+0, 95 % interval +0 to +0: not told apart from chance" in str(paired_errors(base, base))
+
+
+@pytest.fixture
+def brightness(project: Project) -> Project:
+    """Images, and how bright they are, in lumen."""
+    folder = project.root / "lamps"
+    folder.mkdir()
+    rows = []
+    for number in range(120):
+        level = 20 + number % 60 * 3
+        photo((level, level, level), seed=number, size=(8, 8)).convert("L").save(folder / f"{number}.png")
+        pixels, _ = decode((folder / f"{number}.png").read_bytes(), 8)
+        rows.append({"path": f"{number}.png", "target": pixels.mean() * 100, "group": f"lamp {number % 60}"})
+    pd.DataFrame(rows).to_csv(folder / "lumen.csv", index=False)
+    project.set(task="regression", dataset="csv", source="lamps", image_size=8, loss="HuberLoss", dropout=0.0, lr=0.01)
+    project.set(epochs=30)
+    return project
+
+
+def test_from_a_table_to_its_figures_with_dvc(brightness: Project) -> None:
+    brightness.repro()
+    reports = brightness.root / "reports"
+    figures = json.loads((reports / "metrics.json").read_text())
+    predictions = pd.read_csv(reports / "predictions.csv")
+    residual = predictions["predicted"] - predictions["actual"]
+    assert figures["mae"] == pytest.approx(residual.abs().mean(), rel=1e-6)
+    assert figures["rmse"] == pytest.approx(np.sqrt((residual**2).mean()), rel=1e-6)
+    assert figures["r2"] > 0.9
+    table = pd.read_csv(brightness.root / "lamps/lumen.csv")
+    np.testing.assert_allclose(predictions["actual"], table["target"][predictions["index"]], atol=1e-6)
+    summary = json.loads((reports / "train.json").read_text())
+    assert summary["val_r2"] > 0.9
+    assert (reports / "classes.csv").read_text().count("\n") == 1
+
+    page = brightness.run("dvc", "plots", "show")
+    assert "could not" not in page.stderr + page.stdout
+    html = (brightness.root / "dvc_plots/index.html").read_text()
+    assert "toNumber(datum['predicted'])" in html
+
+    brightness.commit("lamps")
+    brightness.set(epochs=1)
+    brightness.repro()
+    text = brightness.run("python", "-W", "error", "-m", "experiments.report", "HEAD").stdout
+    assert "**Mean absolute error of target" in text
+    assert "worse than chance explains on " in text
+    assert "### Confusion" not in text
+    brightness.commit("one epoch")
+    assert "the same to the last bit" in brightness.run("python", "-m", "experiments.verify").stdout
+
+
+def test_the_example_of_the_readme(reproduced: Project, tmp_path: Path) -> None:
+    folder = tmp_path / "rotated"
+    reproduced.run("python", "-m", "experiments.rotated_digits", str(folder))
+    table = pd.read_csv(folder / "angles.csv")
+    assert len(table) == 5000
+    assert table["target"].between(-45, 45).all()
+    assert abs(table["target"].std() - 90 / np.sqrt(12)) < 1
+    assert table["split"].value_counts().to_dict() == {"train": 3500, "test": 1000, "val": 500}
+    again = reproduced.run("python", "-m", "experiments.rotated_digits", str(folder), fails=True)
+    assert "expected the name of a folder that is not there yet" in again.stderr

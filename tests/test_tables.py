@@ -1,0 +1,175 @@
+"""Images that a table labels: classes and numbers, official splits, groups."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages import download, normalize
+from stages.lib.normalized import read_statistics
+from stages.lib.stage import UserError
+from stages.lib.statistics import mean_and_std_of_reals
+from tests.test_own_images import photo, run, splits
+
+ROWS = 40
+REGRESSION = {"dataset": "csv", "task": "regression", "loss": "MSELoss"}
+
+
+def tabulate(change: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table, **columns: object) -> pd.DataFrame:
+    """Images in folders of no meaning, and a table with these columns; a change may spoil it."""
+    root = Path("photos")
+    rows = []
+    for row in range(ROWS):
+        path = f"images/{row % 3}/{row:02}.png"
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        photo((40 + row * 5, 90, 200), seed=row).save(root / path)
+        rows.append(path)
+    table = change(pd.DataFrame({"path": rows, **columns}))
+    table.to_csv(root / "labels.csv", index=False)
+    return table
+
+
+def test_classes_from_a_column(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tabulate(target=[("9", "10", "101")[row % 3] for row in range(ROWS)])
+    photo((1, 2, 3), seed=0).save("photos/images/never named.png")
+    run(dataset="csv")
+    classes, found = splits()
+    assert classes == ["9", "10", "101"], "whole numbers by their value"
+    for _, targets, index in found.values():
+        np.testing.assert_array_equal(targets, index % 3)
+    assert sum(len(index) for _, _, index in found.values()) == ROWS
+    assert "left out: 1 file(s), not in labels.csv" in capsys.readouterr().out
+
+
+def test_numbers_are_kept_in_their_own_unit(folder: Path) -> None:
+    table = tabulate(target_age=np.arange(ROWS) / 8, target_weight=np.arange(ROWS) ** 2 * 1e6)
+    run(**REGRESSION)
+    _, found = splits()
+    wanted = table[["target_age", "target_weight"]].to_numpy()
+    for _, targets, index in found.values():
+        assert targets.dtype == np.float64
+        np.testing.assert_array_equal(targets, wanted[index])
+    description, _ = read_statistics(normalize.NORMALIZED)
+    train = found["train"][1]
+    assert [quantity.name for quantity in description.quantities] == ["age", "weight"]
+    for at, quantity in enumerate(description.quantities):
+        assert (quantity.mean, quantity.std) == pytest.approx((train[:, at].mean(), train[:, at].std()), rel=1e-14)
+    assert description.classes == []
+    assert description.outputs == 2
+
+
+def test_parquet_gives_what_csv_gives(folder: Path) -> None:
+    table = tabulate(target=np.arange(ROWS) / 7, group=np.arange(ROWS) // 2)
+    run(**REGRESSION)
+    first = splits()[1]
+    Path("photos/labels.csv").unlink()
+    table.to_parquet("photos/labels.parquet")
+    run(**REGRESSION)
+    for name, arrays in splits()[1].items():
+        for one, other in zip(arrays, first[name], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_official_splits_and_what_they_lack(folder: Path) -> None:
+    official = np.where(np.arange(ROWS) < 10, "test", "train")
+    tabulate(target=["ab"[row % 2] for row in range(ROWS)], split=official)
+    run(dataset="csv")
+    _, found = splits()
+    np.testing.assert_array_equal(found["test"][2], np.arange(10))
+    assert len(found["val"][2]) == 3
+
+
+@pytest.mark.parametrize("task", [{"dataset": "csv"}, REGRESSION])
+def test_no_group_falls_into_two_splits(folder: Path, task: dict[str, object]) -> None:
+    groups = np.arange(ROWS) // 4
+    tabulate(target=np.arange(ROWS) % 2, group=[f"patient {group}" for group in groups])
+    run(**task, val_fraction=0.2, test_fraction=0.2)
+    _, found = splits()
+    seen = [set(groups[index]) for _, _, index in found.values()]
+    assert set.union(*seen) == set(range(10))
+    assert sum(map(len, seen)) == 10
+    assert {len(found["val"][2]), len(found["test"][2])} == {8}
+
+
+@pytest.mark.parametrize(
+    ("columns", "spoil", "words"),
+    [
+        ({"target": range(ROWS)}, lambda table: table.drop(columns="path"), "found no column `path`"),
+        ({"target": range(ROWS)}, lambda table: table[:0], "a table without rows"),
+        ({}, lambda table: table, "no column `target`, nor any that begins with `target_`"),
+        ({"target": ["x", *range(1, ROWS)]}, lambda table: table, "row 0 has no finite number as target"),
+        ({"target": [1, "", "inf", *range(3, ROWS)]}, lambda table: table, "row 1 (and 1 more) has no finite number"),
+        (
+            {"target": range(ROWS), "path": ["../secret.png"] * ROWS},
+            lambda table: table,
+            "row 0 (and 39 more) names ../secret.png, and there is no such file",
+        ),
+        ({"target": range(ROWS), "split": ["train", "valid"] * 20}, lambda table: table, "row 1 (and 19 more) has"),
+        ({"target": range(ROWS), "split": ["val", "test"] * 20}, lambda table: table, "no row has the split `train`"),
+        (
+            {"target": range(ROWS), "split": ["train", "test"] * 20, "group": [7] * ROWS},
+            lambda table: table,
+            "the group 7 is in 2 splits",
+        ),
+        ({"target": range(ROWS), "group": [7, 8] * 20}, lambda table: table, "the column group has 2 group(s)"),
+        ({"target": range(ROWS), "group": [1, "", 3, 4] * 10}, lambda table: table, "row 1 (and 9 more) has no group"),
+        ({"target": [5] * ROWS}, lambda table: table, "target is 5 in every training row"),
+    ],
+)  # fmt: skip
+def test_a_table_that_is_wrong_is_one_line(
+    folder: Path, columns: dict[str, object], spoil: Callable[[pd.DataFrame], pd.DataFrame], words: str
+) -> None:
+    tabulate(spoil, **columns)
+    with pytest.raises(UserError) as refused:
+        run(**REGRESSION)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("labels.csv", b'path,target\n"', "labels.csv: no table that can be read"),
+        ("labels.csv", b"path,target\n\xff\xfe,1", "labels.csv: no table that can be read"),
+        ("labels.csv", b"", "labels.csv: no table that can be read"),
+        ("labels.parquet", b"PAR1", "labels.parquet: no table that can be read"),
+        ("labels.txt", b"path,target", "the source holds no table; expected one CSV or Parquet file at its top"),
+    ],
+)
+def test_what_is_no_table_is_one_line(folder: Path, name: str, content: bytes, words: str) -> None:
+    tabulate(target=range(ROWS))
+    Path("photos/labels.csv").unlink()
+    (Path("photos") / name).write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        run(dataset="csv")
+    assert words in str(refused.value)
+
+
+def test_two_tables_are_told(folder: Path) -> None:
+    tabulate(target=range(ROWS))
+    Path("photos/other.csv").write_text("path,target\n")
+    with pytest.raises(UserError, match="the source holds labels.csv, other.csv; expected one CSV"):
+        run(dataset="csv")
+
+
+def test_a_table_below_another_is_left_out(folder: Path) -> None:
+    tabulate(target=[row % 2 for row in range(ROWS)])
+    Path("photos/images/notes.csv").write_text("x\n")
+    run(dataset="csv")
+    assert splits()[0] == ["0", "1"]
+
+
+def test_a_table_alone_as_source_is_refused(folder: Path) -> None:
+    """DVC would not notice its images."""
+    tabulate(target=range(ROWS))
+    with pytest.raises(UserError, match=r"photos/labels.csv: found no folder or archive, expected a folder"):
+        run(dataset="csv", source="photos/labels.csv")
+    assert not download.RAW.exists()
+
+
+def test_the_order_of_numbers_makes_no_difference() -> None:
+    values = np.random.default_rng(0).normal(1e6, 1, 10_001)
+    assert mean_and_std_of_reals(values) == mean_and_std_of_reals(values[::-1])
+    assert mean_and_std_of_reals(values) == pytest.approx((values.mean(), values.std()), rel=1e-12)
