@@ -17,7 +17,6 @@ from stages.lib.stage import STATE, UserError, run
 
 import hashlib
 import importlib.util
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from stages.lib.datasets import DATASETS, ImageNet, Own, Packaged, Torchvision
 from stages.lib.files import replacing_folder
 from stages.lib.mirrors import RemoteFile, fetch
 from stages.lib.parameters import StageParameters, load
-from stages.lib.raw import FILES, MIRROR, write_manifest
+from stages.lib.raw import FILES, MIRROR, mirror, write_manifest
 from stages.lib.sources import bring, files_below
 
 RAW = Path("data/raw")
@@ -55,7 +54,7 @@ def main() -> None:
     if isinstance(dataset, Packaged):
         published = [packaged_file(dataset)]
     elif isinstance(dataset, Torchvision):
-        published = [fetch(file, UNFINISHED) for file in remote_files(dataset, os.environ.get(MIRROR))]
+        published = [fetch(file, UNFINISHED) for file in remote_files(dataset, mirror())]
 
     with replacing_folder(RAW) as folder:
         root = folder / FILES
@@ -66,7 +65,7 @@ def main() -> None:
         if isinstance(dataset, Own) and (found := bring(Path(parameters.source), root)) != root:
             root, recorded, where = found, parameters.source, f"left in {parameters.source}"
         elif isinstance(dataset, ImageNet):
-            root, recorded, where = official_archives(os.environ.get(MIRROR)), MIRROR, f"left in {MIRROR}"
+            root, recorded, where = official_archives(mirror()), MIRROR, f"left in {MIRROR}"
         names = sorted(imagenet.known_archives()) if isinstance(dataset, ImageNet) else files_below(root)
         total = sum((root / name).stat().st_size for name in names)
         write_manifest(folder, parameters.dataset, names, root, recorded)
@@ -90,35 +89,35 @@ def packaged_file(dataset: Packaged) -> Path:
     return path
 
 
-def official_archives(mirror: str | None) -> Path:
+def official_archives(place: str | None) -> Path:
     """The folder with ImageNet's archives, once their md5 are those that torchvision knows.
 
     Raises:
         UserError: there is no such folder, or an archive is missing or another one.
     """
     known = imagenet.known_archives()
-    if mirror is None or not Path(mirror).is_dir():
-        raise UserError(f"{MIRROR}: found {mirror or 'nothing'}, expected the folder that holds {', '.join(known)}")
+    if place is None or not Path(place).is_dir():
+        raise UserError(f"{MIRROR}: found {place or 'nothing'}, expected the folder that holds {', '.join(known)}")
     for name, expected in known.items():
         try:
-            with (Path(mirror) / name).open("rb") as file:
+            with (Path(place) / name).open("rb") as file:
                 found = hashlib.file_digest(file, "md5").hexdigest()
         except FileNotFoundError as error:
-            raise UserError(f"{Path(mirror) / name}: not found; image-net.org gives it to who registers") from error
+            raise UserError(f"{Path(place) / name}: not found; image-net.org gives it to who registers") from error
         if found != expected:
-            raise UserError(f"{Path(mirror) / name}: md5 {found}, expected {expected}; download it again")
-    return Path(mirror)
+            raise UserError(f"{Path(place) / name}: md5 {found}, expected {expected}; download it again")
+    return Path(place)
 
 
-def remote_files(dataset: Torchvision, mirror: str | None) -> list[RemoteFile]:
-    """The files of a torchvision data set with torchvision's own md5 and mirrors, behind `mirror` if there is one."""
+def remote_files(dataset: Torchvision, place: str | None) -> list[RemoteFile]:
+    """The files of a torchvision data set with torchvision's own md5 and mirrors, behind `place` if there is one."""
     import torchvision  # takes seconds, and the default data set does without it
 
     files = []
     resources = known_files(getattr(torchvision.datasets, dataset.class_name))
     for (places, md5), size in zip(resources, dataset.sizes, strict=True):
         name = places[0].rsplit("/", 1)[-1]
-        addresses = [f"{mirror.rstrip('/')}/{name}", *places] if mirror else list(places)
+        addresses = [f"{place.rstrip('/')}/{name}", *places] if place else list(places)
         # DVC clears data/raw/ before this stage runs again, after a change of its code for example.
         cached = DVC_CACHE / md5[:2] / md5[2:]
         if cached.exists():

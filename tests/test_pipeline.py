@@ -40,7 +40,7 @@ def test_nothing_changed_in_a_fresh_clone_but_what_is_missing(fresh: Project) ->
 def test_reports_in_git_are_those_of_the_lock(fresh: Project) -> None:
     """The reports are no data to fetch: they are in git, and of the run that dvc.lock tells of."""
     outs = [out for stage in hashes(fresh).values() for out in stage if str(out["path"]).startswith("reports/")]  # type: ignore[attr-defined]
-    assert len(outs) == 7
+    assert len(outs) == 8
     for out in outs:
         assert hashlib.md5((fresh.root / out["path"]).read_bytes()).hexdigest() == out["md5"], out["path"]
 
@@ -138,8 +138,9 @@ def test_plots_show_every_picture(project: Project) -> None:
     page = (project.root / "dvc_plots/index.html").read_text()
     for title in (
         "Loss",
-        "Accuracy",
-        "Confusion on the test split",
+        "Accuracy (of a regression R2)",
+        "Predicted and actual on the test split",
+        "Errors on the test split",
         "Found of each class on the test split",
         "Calibration on the test split",
     ):

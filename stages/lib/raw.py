@@ -20,6 +20,11 @@ FILES = "files"
 MIRROR = "DATASET_MIRROR"  # the name of the variable: the place may be another one on each machine
 
 
+def mirror() -> str | None:
+    """Where files of data sets are looked for first: an address or a folder."""
+    return os.environ.get("DATASET_MIRROR")
+
+
 @dataclass(frozen=True)
 class Raw:
     """The original files of a data set."""
@@ -79,7 +84,7 @@ def read_manifest(folder: Path) -> Raw:
     path = folder / MANIFEST
     try:
         fields = unseal(path.read_bytes())
-        places = {FILES: folder / FILES, MIRROR: Path(os.environ.get(MIRROR, ""))}
+        places = {FILES: folder / FILES, MIRROR: Path(mirror() or "")}
         return Raw(fields["dataset"], places.get(fields["root"], Path(fields["root"])), fields["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
