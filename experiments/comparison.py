@@ -7,6 +7,7 @@ from scipy.stats import binomtest, wilcoxon
 
 DRAWS = 100_000
 MOST_DRAWN = 50_000_000  # rows in all draws together
+MOST_AT_ONCE = 1_000_000
 ALPHA = 0.05
 
 
@@ -96,6 +97,12 @@ def paired_errors(base: np.ndarray, this: np.ndarray) -> PairedErrors:
         return PairedErrors(len(change), 0.0, 1.0, 0.0, 0.0)
     random = np.random.default_rng(0)
     draws = max(1000, min(10_000, MOST_DRAWN // len(change)))
-    means = [change[random.integers(0, len(change), len(change))].mean() for _ in range(draws)]
+    at_once = max(1, MOST_AT_ONCE // len(change))
+    means = np.concatenate(
+        [
+            change[random.integers(0, len(change), (min(at_once, draws - start), len(change)))].mean(1)
+            for start in range(0, draws, at_once)
+        ]
+    )
     low, high = np.quantile(means, [ALPHA / 2, 1 - ALPHA / 2])
     return PairedErrors(len(change), float(change.mean()), float(wilcoxon(change).pvalue), float(low), float(high))
