@@ -20,7 +20,7 @@ def test_the_mlp_of_the_defaults() -> None:
     )
     assert weights(network) == 102_762
     kinds = [type(layer).__name__ for layer in network.layers]  # type: ignore[union-attr]
-    assert kinds == ["Flatten", "Linear", "Tanh", "Dropout", "Linear", "Sigmoid", "Dropout", "Linear"]
+    assert kinds == ["Flatten", "Linear", "Tanh", "QuickDropout", "Linear", "Sigmoid", "QuickDropout", "Linear"]
     logits = network.eval()(torch.randn(64, *SHAPE) * 10)
     assert logits.shape == (64, 10)
     assert (logits < 0).any()  # logits, not probabilities

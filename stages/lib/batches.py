@@ -67,11 +67,21 @@ class Slices(Sampler[slice]):
         return -(-self.rows // self.batch_size)
 
 
-def loader(split: Split, batches: ShuffledBatches | Slices) -> "DataLoader[tuple[Tensor, Tensor]]":
-    """A DataLoader that takes each batch in one piece.
+class InMemory:
+    """The batches of a split in this process: a DataLoader without what it costs at each batch."""
 
-    `LOADER_WORKERS` processes load ahead, in the same order; 0, the default, because the tensors are in memory already
-    and sending them from another process costs more than it saves.
+    def __init__(self, dataset: SplitDataset, batches: ShuffledBatches | Slices) -> None:
+        self.dataset, self.batches = dataset, batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self.dataset[rows] for rows in self.batches)
+
+
+def loader(split: Split, batches: ShuffledBatches | Slices) -> "InMemory | DataLoader[tuple[Tensor, Tensor]]":
+    """What gives each batch in one piece.
+
+    `LOADER_WORKERS` processes load ahead with a DataLoader, in the same order; 0, the default, because the tensors are
+    in memory already and sending them from another process costs more than it saves.
 
     Raises:
         UserError: LOADER_WORKERS is not a whole number of at least 0.
@@ -79,6 +89,8 @@ def loader(split: Split, batches: ShuffledBatches | Slices) -> "DataLoader[tuple
     text = os.environ.get("LOADER_WORKERS", "0")
     if not text.isdecimal():
         raise UserError(f"LOADER_WORKERS: found `{text}`, expected a whole number of at least 0; unset it for none")
+    if not int(text):
+        return InMemory(SplitDataset(split), batches)
     # Without a generator of its own the loader would draw from the global one, and with it change dropout's draws.
     own = torch.Generator()
     return DataLoader(
@@ -86,8 +98,8 @@ def loader(split: Split, batches: ShuffledBatches | Slices) -> "DataLoader[tuple
         sampler=batches,
         batch_size=None,
         num_workers=int(text),
-        persistent_workers=int(text) > 0,
-        worker_init_fn=_leave_signals_to_the_parent if int(text) else None,
+        persistent_workers=True,
+        worker_init_fn=_leave_signals_to_the_parent,
         generator=own,
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from stages.lib import torchvision_networks
+from stages.lib.dropout import quicken
 
 
 class MLP(nn.Module):
@@ -107,6 +108,6 @@ def build(
         dropout: probability that a hidden unit is left out of a training step.
     """
     if model not in NETWORKS:
-        return torchvision_networks.build(model, shape, outputs)
+        return quicken(torchvision_networks.build(model, shape, outputs))
     activations = [activation] * len(hidden) if isinstance(activation, str) else activation
-    return NETWORKS[model](shape, outputs, hidden, activations, dropout)
+    return quicken(NETWORKS[model](shape, outputs, hidden, activations, dropout))

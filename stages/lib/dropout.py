@@ -1,0 +1,46 @@
+"""Dropout whose masks are drawn several at a time: the mathematics of `torch.nn.Dropout`, at a fraction of its cost.
+
+On a CPU torch draws one number for each unit, which takes longer than the layer before it. Here one 64-bit number
+decides on four units, 16 bits each: the probability is that of params.yaml to within 1 / 131,072, and what is kept is
+scaled by just the share that is kept, so that the expected value is exact. Other devices use torch's own.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+LANE = 1 << 16  # values of 16 bits
+MOST_NEGATIVE = -(1 << 63)
+
+
+class QuickDropout(nn.Module):
+    """Each unit is 0 with probability `p` while training, the others scaled so that their expected value stays."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.dropped = min(round(p * LANE), LANE - 1)  # of LANE values
+
+    def forward(self, units: Tensor) -> Tensor:
+        if not self.training or self.dropped == 0:
+            return units
+        if units.device.type != "cpu":
+            return dropout(units, self.p)
+        number = units.numel()
+        random = torch.empty(-(-number // 4), dtype=torch.int64).random_(MOST_NEGATIVE, None)
+        lanes = random.view(torch.int16)[:number].view(units.shape)  # evenly from -LANE / 2 to LANE / 2 - 1
+        # As numbers of 32 bits, because those of 16 are compared one at a time.
+        kept = lanes.float().ge_(self.dropped - LANE // 2).mul_(LANE / (LANE - self.dropped))
+        return units * kept.to(units.dtype)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def quicken(network: nn.Module) -> nn.Module:
+    """Put it in the place of every `torch.nn.Dropout` in a network."""
+    for parent in network.modules():
+        for name, part in parent.named_children():
+            if type(part) is nn.Dropout:
+                setattr(parent, name, QuickDropout(part.p))
+    return network

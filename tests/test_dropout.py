@@ -1,0 +1,98 @@
+"""Dropout: the same mathematics as torch's own."""
+
+import pytest
+import torch
+from torch import nn
+
+from stages.lib import networks
+from stages.lib.dropout import QuickDropout, quicken
+
+
+@pytest.mark.parametrize("p", [0.001, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_rate_and_scale(p: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = QuickDropout(p)
+    kept = layer(torch.ones(400, 2503, dtype=dtype))  # an odd number of lanes
+    assert kept.dtype == dtype
+    number = kept.numel()
+    share = float((kept == 0).double().mean())
+    assert abs(share - p) < 5 * (p * (1 - p) / number) ** 0.5 + 1 / 131_072
+    values = kept[kept != 0].unique()
+    assert len(values) == 1
+    assert float(values) == pytest.approx(1 / (1 - p), rel=1e-4 if dtype != torch.bfloat16 else 1e-2)
+
+
+def test_units_fall_out_independently() -> None:
+    """Of each other, of their neighbours in the same 64 bits, and of the step before."""
+    torch.manual_seed(0)
+    layer = QuickDropout(0.5)
+    one, other = (layer(torch.ones(1_000_000)) > 0 for _ in range(2))
+    limit = 5 / 1_000_000**0.5
+    assert abs(float((one == other).double().mean()) - 0.5) < limit / 2 * 2**0.5
+    for distance in (1, 2, 3, 4, 5, 64):
+        agree = float((one[distance:] == one[:-distance]).double().mean())
+        assert abs(agree - 0.5) < limit / 2 * 2**0.5, distance
+    by_lane = one.view(-1, 4).double().mean(0)
+    assert (by_lane - 0.5).abs().max() < limit
+
+
+def test_every_value_of_a_lane_is_drawn() -> None:
+    torch.manual_seed(0)
+    random = torch.empty(1_000_000, dtype=torch.int64).random_(-(1 << 63), None).view(torch.int16)
+    counts = torch.bincount(random.int() + (1 << 15), minlength=1 << 16)
+    assert counts.min() > 0
+    chi_square = float(((counts - 4_000_000 / 65_536) ** 2 / (4_000_000 / 65_536)).sum())
+    assert abs(chi_square - 65_535) < 5 * (2 * 65_535) ** 0.5
+
+
+def test_gradients_are_those_of_the_units_that_stayed() -> None:
+    torch.manual_seed(0)
+    units = torch.randn(50, 70, dtype=torch.float64, requires_grad=True)
+    layer = QuickDropout(0.3)
+    kept = layer(units)
+    kept.sum().backward()
+    assert units.grad is not None
+    torch.testing.assert_close(units.grad, (kept / units).detach())
+
+
+def test_off_while_scoring_and_at_zero() -> None:
+    units = torch.randn(10, 10)
+    assert torch.equal(QuickDropout(0.9).eval()(units), units)
+    assert torch.equal(QuickDropout(0.0)(units), units)
+    assert float(QuickDropout(0.999999)(torch.ones(1000)).max()) in (0.0, 65_536.0)
+
+
+def test_the_gradients_of_the_network_are_those_of_the_plain_modules() -> None:
+    """With the masks that were drawn, layer by layer."""
+    torch.manual_seed(0)
+    network = networks.build(
+        "mlp", shape=(1, 6, 6), outputs=5, hidden=[9, 8], activation=["tanh", "sigmoid"], dropout=0.4
+    ).double()
+    masks: list[torch.Tensor] = []
+
+    def note(_layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        masks.append((output / inputs[0]).detach())
+
+    for part in network.modules():
+        if isinstance(part, QuickDropout):
+            part.register_forward_hook(note)
+    images, targets = torch.randn(20, 1, 6, 6, dtype=torch.float64), torch.arange(20) % 5
+    nn.functional.cross_entropy(network(images), targets).backward()
+    first, second, last = (part for part in network.modules() if isinstance(part, nn.Linear))
+    units = torch.tanh(images.flatten(1) @ first.weight.T + first.bias) * masks[0]
+    units = torch.sigmoid(units @ second.weight.T + second.bias) * masks[1]
+    loss = nn.functional.cross_entropy(units @ last.weight.T + last.bias, targets)
+    expected = torch.autograd.grad(loss, list(network.parameters()))
+    for weight, gradient in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(weight.grad, gradient)
+
+
+def test_in_any_network() -> None:
+    network = quicken(nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Dropout(0.3), nn.Dropout2d(0.4))))
+    kinds = [type(part) for part in network.modules()]
+    assert nn.Dropout not in kinds
+    assert QuickDropout in kinds
+    assert nn.Dropout2d in kinds, "another kind"
+    vgg = networks.build("alexnet", shape=(3, 64, 64), outputs=3, hidden=[], activation="relu", dropout=0.0)
+    assert sum(isinstance(part, QuickDropout) for part in vgg.modules()) == 2
