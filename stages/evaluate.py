@@ -15,12 +15,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from pydantic import Field
 
 from stages.lib import classification, compute, model_file, regression, tensors
 from stages.lib.description import DataDescription
-from stages.lib.files import replacing, write_text
+from stages.lib.files import replacing, write_table, write_text
 from stages.lib.inference import outputs_of
 from stages.lib.parameters import StageParameters, load
 from stages.lib.pictures import mistakes_sheet
@@ -54,19 +53,13 @@ def main() -> None:
 
     # --- For people and pull requests ---
     for name in ("predictions", "errors", "classes", "calibration"):
-        write_table(REPORTS / f"{name}.csv", getattr(found, name))
+        write_table(REPORTS / f"{name}.csv", getattr(found, name), decimals=6)
     shown = found.worst[: parameters.mistakes_shown]
     pixels = to_pixels(test.images[shown].float().numpy(), model.data)
     with replacing(REPORTS / "mistakes.png") as temporary:
         mistakes_sheet(pixels, found.captions[: len(shown)]).save(temporary, "PNG")
     write_text(REPORTS / "metrics.json", json.dumps(found.figures, indent=2, allow_nan=False) + "\n")
     print(found.sentence)
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """A CSV with numbers of six decimals, the same bytes on every platform."""
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")
 
 
 def to_pixels(standardized: np.ndarray, data: DataDescription) -> np.ndarray:

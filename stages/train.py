@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from pydantic import Field
 
@@ -37,7 +36,7 @@ from stages.lib import (
     training,
 )
 from stages.lib.batches import ShuffledBatches, derived_seed, loader
-from stages.lib.files import replacing, write_text
+from stages.lib.files import write_table, write_text
 from stages.lib.parameters import StageParameters, load
 from stages.lib.schedules import SCHEDULES, learning_rate
 
@@ -192,8 +191,7 @@ def main() -> None:
 
     # --- Keep the weights that did best on val ---
     model_file.save(MODELS, progress.best_weights, architecture, data, parameters.model_dump(), parameters.threads)
-    with replacing(CURVES) as temporary:
-        pd.DataFrame(progress.rows).to_csv(temporary, index=False, lineterminator="\n")
+    write_table(CURVES, {name: [row[name] for row in progress.rows] for name in progress.rows[0]})
     summary = {
         "weights": sum(weight.numel() for weight in network.parameters()),
         "epochs": len(progress.rows),

@@ -79,10 +79,11 @@ def test_errors_in_their_own_units_worst_first() -> None:
     assert found.figures["r2"] == pytest.approx(np.mean([found.figures[name]["r2"] for name in ("age", "size")]))
     assert found.worst[:2].tolist() == [17, 5]
     assert found.captions[0][2] == "row 1017"
-    age = found.predictions.query("quantity == 'age' and index == 1017")
+    age = pd.DataFrame(found.predictions).query("quantity == 'age' and index == 1017")
     assert age["residual"].item() == pytest.approx(30, rel=1e-4)
-    assert found.errors.loc[found.errors["error"].str.startswith("age "), "images"].sum() == 200
-    assert len(found.classes) == len(found.calibration) == 0
+    of_age = pd.DataFrame(found.errors)["error"].str.startswith("age ")
+    assert pd.DataFrame(found.errors)["images"][of_age].sum() == 200
+    assert not any([*found.classes.values(), *found.calibration.values()])
 
 
 def test_the_interval_holds_the_difference() -> None:
@@ -146,13 +147,14 @@ def test_from_a_table_to_its_figures_with_dvc(brightness: Project) -> None:
 
 
 def test_of_numbers_a_run_may_differ_by_little() -> None:
-    committed = regression.judge(tasks.wanted(quantities(300), DATA).double(), quantities(300), np.arange(300), DATA)
-    assert not differing(committed.predictions, committed.predictions).any()
+    found = regression.judge(tasks.wanted(quantities(300), DATA).double(), quantities(300), np.arange(300), DATA)
+    committed = pd.DataFrame(found.predictions)
+    assert not differing(committed, committed).any()
     for moved, expected in ((0.004, 0), (0.006, 300)):
-        rerun = committed.predictions.copy()
+        rerun = committed.copy()
         ages = rerun["quantity"] == "age"
         rerun.loc[ages, "predicted"] += moved * rerun.loc[ages, "actual"].std()
-        assert differing(committed.predictions, rerun).sum() == expected
+        assert differing(committed, rerun).sum() == expected
 
 
 def test_the_example_of_the_readme(reproduced: Project, tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """How a classifier does on the test split."""
 
+from typing import Any
+
 import numpy as np
-import pandas as pd
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from stages.lib import metrics
 from stages.lib.description import DataDescription
-from stages.lib.judgement import Judgement
+from stages.lib.judgement import Judgement, Table
 
 MANY_CLASSES = 20  # from which on the accuracy of the five best guesses is told as well
 MOST_PAIRS = 30  # of classes that are confused
@@ -41,6 +42,7 @@ def judge(logits: Tensor, targets: Tensor, index: np.ndarray, data: DataDescript
         figures["top_5_accuracy"] = metrics.top_accuracy(probabilities, actual, 5)
 
     names = np.array(data.classes)
+    pairs = metrics.confused_pairs(actual, predicted, data.classes)[:MOST_PAIRS]
     mistakes = np.flatnonzero(~correct)
     mistakes = mistakes[np.argsort(-confidence[mistakes], kind="stable")]
     captions = [
@@ -49,14 +51,15 @@ def judge(logits: Tensor, targets: Tensor, index: np.ndarray, data: DataDescript
     ]
     return Judgement(
         figures=figures,
-        predictions=pd.DataFrame(
-            {"index": index, "actual": names[actual], "predicted": names[predicted], "confidence": confidence}
-        ),
-        errors=pd.DataFrame(
-            metrics.confused_pairs(actual, predicted, data.classes)[:MOST_PAIRS], columns=["error", "images"]
-        ),
-        classes=pd.DataFrame(metrics.by_class(actual, predicted, data.classes)),
-        calibration=pd.DataFrame(calibration),
+        predictions={
+            "index": index.tolist(),
+            "actual": names[actual].tolist(),
+            "predicted": names[predicted].tolist(),
+            "confidence": confidence.tolist(),
+        },
+        errors={"error": [error for error, _ in pairs], "images": [images for _, images in pairs]},
+        classes=columns(metrics.by_class(actual, predicted, data.classes)),
+        calibration=columns(calibration),
         worst=mistakes,
         captions=captions,
         sentence=(
@@ -64,3 +67,8 @@ def judge(logits: Tensor, targets: Tensor, index: np.ndarray, data: DataDescript
             f"on {len(correct):,} test images"
         ),
     )
+
+
+def columns(rows: list[dict[str, Any]]) -> Table:
+    """The same table by columns."""
+    return {name: [row[name] for row in rows] for name in rows[0]}

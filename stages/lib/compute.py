@@ -18,7 +18,8 @@ def prepare(threads: int) -> torch.device:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    # The same as use_deterministic_algorithms(True), which imports the compiler, for more than a second.
+    torch.set_deterministic_debug_mode("error")
     name = os.environ.get("DEVICE", "cpu")
     try:
         device = torch.device(name)

@@ -5,9 +5,11 @@ interrupts that (an exception, a signal, a full disk, a power cut) leaves the ea
 name is always the same, so that what a killed run leaves behind is overwritten by the next run.
 """
 
+import csv
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -77,3 +79,23 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[object]], *, decimals: int | None = None) -> None:
+    """Write a CSV with a head line, the same bytes on every platform.
+
+    Args:
+        path: of the file.
+        columns: name -> values, as many in each.
+        decimals: of floating-point numbers; None: as many as it takes to read the same number again.
+    """
+
+    def text(value: object) -> object:
+        if isinstance(value, float) and math.isnan(value):
+            return ""
+        return f"{value:.{decimals}f}" if decimals is not None and isinstance(value, float) else value
+
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([text(value) for value in row] for row in zip(*columns.values(), strict=True))

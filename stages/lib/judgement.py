@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
+
+Table = dict[str, list[Any]]  # name of a column -> its values
 
 
 @dataclass(frozen=True)
@@ -12,10 +13,10 @@ class Judgement:
     """The figures, tables and worst images of a test split."""
 
     figures: dict[str, Any]  # for reports/metrics.json
-    predictions: pd.DataFrame  # a row per test image (and quantity)
-    errors: pd.DataFrame  # which errors occur, and on how many images
-    classes: pd.DataFrame  # a row per class; of a regression none
-    calibration: pd.DataFrame  # a row per bin of confidence; of a regression none
+    predictions: Table  # a row per test image (and quantity)
+    errors: Table  # which errors occur, and on how many images
+    classes: Table  # a row per class; of a regression none
+    calibration: Table  # a row per bin of confidence; of a regression none
     worst: np.ndarray  # rows of the split with an error, the worst first
     captions: list[list[str]]  # of those, for people
     sentence: str

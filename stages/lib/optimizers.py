@@ -1,7 +1,7 @@
 """Any optimizer of `torch.optim` that trains an ordinary network, by its name."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ def build(
     Raises:
         UserError: the optimizer refuses the value of an option.
     """
+    spare_the_compiler()
     own = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
     own = {option: value for option, value in own.items() if option in options(name)}
     if name in FUSED and not arguments.keys() & {"fused", "foreach"}:
@@ -54,10 +55,35 @@ def build(
         # Some values are refused by the first step only: try one, on a weight that is thrown away.
         weight = torch.nn.Parameter(torch.zeros(1))
         weight.grad = torch.ones(1)
-        make([weight], **own, **arguments).step(lambda: 1.0)
+        step_of(make([weight], **own, **arguments))(lambda: 1.0)
         optimizer: torch.optim.Optimizer = make(weights, **own, **arguments)
     except Exception as error:  # whatever torch raises, the cause is in these values
         raise UserError(
             f"params.yaml: {name} refuses {own | dict(arguments)}: {reason(error)}; change that option"
         ) from error
     return optimizer
+
+
+def step_of(optimizer: torch.optim.Optimizer) -> Callable[[Callable[[], float]], float]:
+    """The optimizer's step by itself: takes a closure that computes gradients and gives the loss, which it gives back.
+
+    torch wraps each step for its compiler and its profiler, which are not used here: importing the compiler takes more
+    than a second, and the wrappers take as long at each step as the smallest layers.
+    """
+    step: Callable[..., float] = inspect.unwrap(type(optimizer).step)
+
+    def plain(closure: Callable[[], float]) -> float:
+        with torch.no_grad():  # as the wrapper does; the step itself calls the closure with gradients on
+            return step(optimizer, closure)
+
+    return plain
+
+
+def spare_the_compiler() -> None:
+    """Keep three other methods from importing it: at its first call their wrapper imports the compiler, and notes
+    beside the method what is to be called instead. Here the method itself is noted.
+    """
+    for name in ("add_param_group", "state_dict", "load_state_dict"):
+        method = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if method is not None:
+            vars(method).setdefault("__dynamo_disable", method)

@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from stages.lib import folders, imagenet, tables
+from stages.lib import folders, imagenet
 from stages.lib.archives import unpack
 from stages.lib.datasets import DATASETS, ImageNet, Own, Packaged, Torchvision
 from stages.lib.pixels import decode_all
@@ -85,6 +84,8 @@ def read(raw: Raw, *, task: str, size: int, unreadable_allowed: int) -> tuple[di
 def _read_own(
     raw: Raw, dataset: Own, task: str, size: int, unreadable_allowed: int
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
+    from stages.lib import tables  # its pandas takes half a second, and other readers do without it
+
     found = tables.labelled(raw, task) if dataset.table else folders.labelled(list(raw.sha256))
     images, unreadable = decode_all(raw.content, found.names, size)
     if unreadable:
@@ -117,6 +118,8 @@ def _content_below(folder: Path, name: str) -> bytes:
 
 
 def _read_packaged(dataset: Packaged, folder: Path) -> Part:
+    import pandas as pd  # takes half a second, and other readers do without it
+
     unpack(folder / dataset.file_name, UNPACKED, most_bytes=MOST_BYTES)
     table = pd.read_csv(UNPACKED / Path(dataset.file_name).stem, header=None, skip_blank_lines=False).to_numpy()
     if (

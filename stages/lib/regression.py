@@ -1,16 +1,15 @@
 """How a regression does on the test split, in the quantities' own units."""
 
 import numpy as np
-import pandas as pd
 from torch import Tensor
 
 from stages.lib import metrics, tasks
 from stages.lib.description import DataDescription
-from stages.lib.judgement import Judgement
+from stages.lib.judgement import Judgement, Table
 
 MOST_BINS = 30  # of residuals
-NO_CLASSES = pd.DataFrame(columns=["class", "images", "recall", "precision", "f1", "taken_for", "times"])
-NO_CONFIDENCE = pd.DataFrame(columns=["confidence", "accuracy", "rows"])
+NO_CLASSES: Table = {name: [] for name in ("class", "images", "recall", "precision", "f1", "taken_for", "times")}
+NO_CONFIDENCE: Table = {name: [] for name in ("confidence", "accuracy", "rows")}
 
 
 def judge(outputs: Tensor, targets: Tensor, index: np.ndarray, data: DataDescription) -> Judgement:
@@ -50,16 +49,14 @@ def judge(outputs: Tensor, targets: Tensor, index: np.ndarray, data: DataDescrip
     )
     return Judgement(
         figures=figures,
-        predictions=pd.DataFrame(
-            {
-                "index": np.repeat(index, len(names)),
-                "quantity": names * len(index),
-                "actual": actual.ravel(),
-                "predicted": predicted.ravel(),
-                "residual": residual.ravel(),
-            }
-        ),
-        errors=pd.DataFrame(errors, columns=["error", "images"]),
+        predictions={
+            "index": np.repeat(index, len(names)).tolist(),
+            "quantity": names * len(index),
+            "actual": actual.ravel().tolist(),
+            "predicted": predicted.ravel().tolist(),
+            "residual": residual.ravel().tolist(),
+        },
+        errors={"error": [error for error, _ in errors], "images": [images for _, images in errors]},
         classes=NO_CLASSES,
         calibration=NO_CONFIDENCE,
         worst=worst,

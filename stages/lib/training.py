@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from stages.lib import augmentation, checkpoint, compute, tasks, tensors
 from stages.lib.inference import outputs_of
+from stages.lib.optimizers import step_of
 from stages.lib.stage import UserError, signals_held
 
 SAVE_EVERY = 60.0  # seconds between two states within an epoch
@@ -70,10 +71,12 @@ def train_step(
 ) -> tuple[float, Tensor]:
     """Forward, loss, backward, step, on one batch: the mean loss, and the outputs (B, classes or quantities)."""
     first: Tensor | None = None
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
     def forward_and_backward() -> float:  # a closure, because LBFGS looks at a batch several times
         nonlocal first
-        optimizer.zero_grad()
+        for weight in weights:
+            weight.grad = None
         outputs = network(images)
         first = outputs.detach() if first is None else first  # those of the loss that `step` returns
         loss: Tensor = loss_function(outputs, targets)
@@ -82,7 +85,7 @@ def train_step(
             nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
         return float(loss.detach())
 
-    loss = optimizer.step(forward_and_backward)
+    loss = step_of(optimizer)(forward_and_backward)
     assert first is not None
     return loss, first
 
