@@ -26,11 +26,11 @@ class SplitDataset(Dataset[tuple[Tensor, Tensor]]):
         self.images, self.targets = split.images, split.targets
 
     def __getitem__(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        images = self.images[rows]
         if isinstance(rows, slice):
-            # Still a view: where in memory the file happens to be mapped would change the last bits of a product.
-            images = images.clone()
-        return images.float(), self.targets[rows]
+            # A copy: where in memory the file happens to be mapped would change the last bits of a product.
+            return self.images[rows].clone().float(), self.targets[rows]
+        # Row by row in one piece each, in half the time of `images[rows]`.
+        return self.images.index_select(0, rows).float(), self.targets.index_select(0, rows)
 
 
 class ShuffledBatches(Sampler[Tensor]):
