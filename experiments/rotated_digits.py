@@ -35,7 +35,7 @@ def main() -> None:
             images, _, index = read_split(NORMALIZED, split, sha256)
             for image, row in zip(images, index, strict=True):
                 degrees = round(random.uniform(-MOST_DEGREES, MOST_DEGREES), 1)
-                path = f"digits/{row:05}.png"
+                path = f"digits/{split}-{row:05}.png"
                 turned = Image.fromarray(image[0]).rotate(degrees, Image.Resampling.BILINEAR)
                 turned.save(folder / path)
                 rows.append({"path": path, "target": degrees, "split": split})

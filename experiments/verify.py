@@ -16,6 +16,7 @@ from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from experiments.figures import flat
@@ -26,7 +27,7 @@ from stages.lib.stage import UserError, run
 FIGURES = (Path("reports/metrics.json"), Path("reports/train.json"))
 PREDICTIONS = Path("reports/predictions.csv")
 MAY_MOVE = {"best_epoch", "epochs"}  # of two epochs that are nearly equal, rounding may prefer either
-TOLERANCE = 0.005  # of a share such as accuracy, half a point; of a number above 1, half a percent
+TOLERANCE = 0.005  # of a share such as accuracy, half a point; of other numbers, half a percent
 
 
 def main() -> None:
@@ -89,7 +90,7 @@ def differences(committed: Results, rerun: Results) -> list[str]:
     found = [
         f"{name} {committed.figures.get(name)} is {rerun.figures.get(name)}"
         for name in {**committed.figures, **rerun.figures}
-        if not close(committed.figures.get(name, math.nan), rerun.figures.get(name, math.nan))
+        if not close(name, committed.figures.get(name, math.nan), rerun.figures.get(name, math.nan))
     ]
     rows = ["index", "actual"]
     if not committed.predictions[rows].equals(rerun.predictions[rows]):
@@ -105,15 +106,18 @@ def differing(committed: pd.DataFrame, rerun: pd.DataFrame) -> "pd.Series[bool]"
     """Which predictions are other ones; numbers may differ by TOLERANCE times the spread of the actual ones."""
     if "residual" not in committed or "residual" not in rerun:
         return committed["predicted"] != rerun["predicted"]
-    room = TOLERANCE * committed["actual"].astype(float).groupby(committed["quantity"]).transform("std")
+    actual = committed["actual"].astype(float)
+    spread = actual.groupby(committed["quantity"]).transform("std").fillna(0.0)
+    room = TOLERANCE * np.maximum(spread, actual.abs())
     return (committed["predicted"].astype(float) - rerun["predicted"].astype(float)).abs() > room
 
 
-def close(committed: float, rerun: float) -> bool:
+def close(name: str, committed: float, rerun: float) -> bool:
     """Whether two values of a figure are the same within the tolerance."""
     if isinstance(committed, int):  # a count
         return committed == rerun
-    return abs(committed - rerun) <= TOLERANCE * max(1.0, abs(committed))
+    least = 0.0 if name.endswith(("mae", "rmse")) else 1.0  # an error in a unit that nobody knows, or a share
+    return abs(committed - rerun) <= TOLERANCE * max(least, abs(committed))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def main() -> None:
 
     # --- For people and pull requests ---
     for name in ("predictions", "errors", "classes", "calibration"):
-        write_table(REPORTS / f"{name}.csv", getattr(found, name), decimals=6)
+        decimals = 6 if model.data.classes else None  # shares; of quantities nobody knows what is much
+        write_table(REPORTS / f"{name}.csv", getattr(found, name), decimals=decimals)
     shown = found.worst[: parameters.mistakes_shown]
     pixels = to_pixels(test.images[shown].float().numpy(), model.data)
     with replacing(REPORTS / "mistakes.png") as temporary:

@@ -13,6 +13,7 @@ from stages.lib.stage import UserError, run
 
 # isort: split
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,8 @@ def main() -> None:
 
     # --- Which image goes where, all of one geometry ---
     splits = divided(parts, classes, parameters)
+    if empty := [name for name, part in splits.items() if not len(part.targets)]:
+        raise UserError(f"{RAW}: no image is left for {' and '.join(empty)}")
     for name, part in splits.items():
         splits[name] = replace(part, images=geometry.fit(part.images, parameters.image_size))
     splits["train"] = without_duplicates(splits, drop=parameters.drop_duplicates)
@@ -126,7 +129,12 @@ def quantities(targets: np.ndarray, names: Sequence[str]) -> list[Quantity]:
     for name, values in zip(names, targets.T, strict=True):
         if values.min() == values.max():
             raise UserError(f"{RAW}: {name} is {values[0]:g} in every training row; there is nothing to learn from")
-        mean, std = statistics.mean_and_std_of_reals(values)
+        try:
+            mean, std = statistics.mean_and_std_of_reals(values)
+        except OverflowError:
+            mean, std = math.inf, math.inf
+        if not (math.isfinite(mean) and 0 < std < math.inf):
+            raise UserError(f"{RAW}: {name} is too large or too small to be standardized; give it in another unit")
         found.append(Quantity(name=name, mean=mean, std=std))
     return found
 

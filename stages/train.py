@@ -190,7 +190,10 @@ def main() -> None:
         print(f"stopped: no lower val loss for {parameters.patience} epoch(s)")
 
     # --- Keep the weights that did best on val ---
-    model_file.save(MODELS, progress.best_weights, architecture, data, parameters.model_dump(), parameters.threads)
+    recorded = parameters.model_dump()
+    if parameters.weights:
+        recorded["weights"] = {"sha256": parameters.weights["sha256"]}  # the file's place is this machine's
+    model_file.save(MODELS, progress.best_weights, architecture, data, recorded, parameters.threads)
     write_table(CURVES, {name: [row[name] for row in progress.rows] for name in progress.rows[0]})
     summary = {
         "weights": sum(weight.numel() for weight in network.parameters()),

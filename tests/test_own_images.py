@@ -162,7 +162,7 @@ def test_unreadable_files_are_counted_and_named(folder: Path, capsys: pytest.Cap
     (folder / "photos/blue/07.png").write_text("<html>")
     with pytest.raises(UserError) as refused:
         run()
-    assert "2 of 36 files cannot be read: blue/07.png (cannot identify image file" in str(refused.value)
+    assert "2 of 36 files cannot be read: blue/07.png (no image of a format that Pillow knows" in str(refused.value)
     assert "red/03.png (" in str(refused.value)
     assert "raise unreadable_allowed, now 0" in str(refused.value)
     with pytest.raises(UserError, match="now 1"):

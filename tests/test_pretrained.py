@@ -32,6 +32,7 @@ def test_the_network_begins_with_them(tmp_path: Path, save: Callable[..., None])
     load(network, path)
     images = torch.randn(4, *SHAPE)
     assert torch.equal(network(images), source(images))
+    pretrained.load(small(), path, hashlib.sha256(path.read_bytes()).hexdigest().upper())
 
 
 @pytest.mark.parametrize(("change", "fresh"), [({"outputs": 7}, "layers.7"), ({"shape": (3, 8, 8)}, "layers.1")])
@@ -80,8 +81,13 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     refused(
         small(hidden=9).state_dict(), "is of another model, or of images of another size: layers.4.weight is (5, 9)"
     )
-    refused({"a": torch.zeros(1)}, "is of another model: has no layers.1.bias (6 missing)")
-    refused({"a": 1}, "no weights that can be read (no mapping of names to tensors)")
+    refused({"a": torch.zeros(1)}, "is of another model: has a (1 too many)")
+    refused({}, "is of another model: has no layers.1.bias (6 missing)")
+    deeper = networks.build("mlp", shape=SHAPE, outputs=3, hidden=[6, 5, 5], activation="relu", dropout=0.0)
+    refused(deeper.state_dict(), "is of another model: has layers.10.bias (2 too many)")
+    sparse = {name: weight.to_sparse() for name, weight in small().state_dict().items()}
+    refused(sparse, "holds weights that cannot be taken over")
+    refused({"a": 1}, "no weights that can be read; expected tensors by name")
     refused(small(), "no weights that can be read")  # a whole module, which would have to be unpickled
     path.write_bytes(b"\x00" * 100)
     with pytest.raises(UserError, match="no weights that can be read"):

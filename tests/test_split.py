@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.lib.split import stratified
+from stages.lib.split import grouped, stratified
 from stages.lib.stage import UserError
 
 NAMES = ["zero", *"123456789"]
@@ -34,6 +34,29 @@ def test_uneven_classes_add_up_to_the_fraction_of_all() -> None:
     rows = stratified(targets, {"val": 0.1}, seed=0, names=NAMES)
     assert (len(rows["train"]), len(rows["val"])) == (54_000, 6_000)
     assert (np.abs(np.bincount(targets[rows["val"]]) - np.array(sizes) * 0.1) < 1).all()
+
+
+def test_groups_are_divided_by_classes_and_size() -> None:
+    """Ten classes of two groups each, a large group among small ones, and a class that few groups hold."""
+    fractions = {"val": 0.2, "test": 0.3}
+    targets = np.repeat(np.arange(10), 20)
+    rows = grouped(targets, np.arange(200) // 10, fractions, seed=0)
+    assert {name: len(own) for name, own in rows.items()} == {"train": 100, "val": 40, "test": 60}
+    sizes = [900, *[10] * 10]
+    groups = np.repeat(np.arange(11), sizes)
+    for seed in range(20):
+        found = grouped(np.zeros(1000, np.int64), groups, fractions, seed=seed)
+        assert 0 in groups[found["train"]]
+        assert all(len(own) for own in found.values())
+    groups = np.arange(200) // 10
+    rare = (groups < 3).astype(np.int64)
+    whole = [all(rare[own].any() for own in grouped(rare, groups, fractions, seed=seed).values()) for seed in range(50)]
+    assert sum(whole) > 35, "nearly always in all three"
+
+
+def test_too_few_groups_are_told() -> None:
+    with pytest.raises(UserError, match="the column group has 2 group\\(s\\), which leaves none for"):
+        grouped(np.zeros(10, np.int64), np.array([7] * 5 + [9] * 5), {"val": 0.2, "test": 0.2}, seed=0)
 
 
 @pytest.mark.parametrize(("fractions", "empty"), [({"val": 0.0001}, "val"), ({"val": 0.5, "test": 0.499}, "train")])

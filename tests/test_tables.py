@@ -1,5 +1,6 @@
 """Images that a table labels: classes and numbers, official splits, groups."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,6 +146,97 @@ def test_what_is_no_table_is_one_line(folder: Path, name: str, content: bytes, w
     with pytest.raises(UserError) as refused:
         run(dataset="csv")
     assert words in str(refused.value)
+
+
+def test_groups_and_rows_stay_with_their_images(folder: Path) -> None:
+    """Where test is official, some images cannot be read, and a folder stands around all."""
+    groups = np.where(np.arange(ROWS) < 10, 100, np.arange(ROWS) // 3)
+    official = np.where(np.arange(ROWS) < 10, "test", "train")
+    table = tabulate(target=np.arange(ROWS) * 1.5, group=groups, split=official)
+    for row in (3, 17):
+        (Path("photos") / table["path"][row]).write_bytes(b"no image")
+    with zipfile.ZipFile("photos.zip", "w") as archive:
+        for path in sorted(Path("photos").rglob("*.*")):
+            archive.write(path, Path("around") / path.relative_to("photos"))
+    run(**REGRESSION, source="photos.zip", unreadable_allowed=2, val_fraction=0.3)
+    _, found = splits()
+    rows = np.concatenate([index for _, _, index in found.values()])
+    assert sorted(rows) == [row for row in range(ROWS) if row not in (3, 17)]
+    for images, targets, index in found.values():
+        np.testing.assert_array_equal(targets[:, 0], index * 1.5)
+        for image, row in zip(images, index, strict=True):
+            assert abs(image[0].mean() - (40 + row * 5)) < 10, "the image of this row"
+    seen = {name: set(groups[index]) for name, (_, _, index) in found.items()}
+    assert seen["test"] == {100}
+    assert not seen["train"] & seen["val"]
+    first = found["val"][2].tolist()
+    run(**REGRESSION, source="photos.zip", unreadable_allowed=2, val_fraction=0.3, split_seed=7)
+    assert splits()[1]["val"][2].tolist() != first
+
+
+def test_names_that_look_like_nothing_are_names(folder: Path) -> None:
+    tabulate(target=[["NA", "nan", "None"][row % 3] for row in range(ROWS)])
+    run(dataset="csv")
+    assert splits()[0] == ["NA", "None", "nan"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda table: table[5:].assign(path="x"), "row 0 (and 34 more) names x, and there is no such file"),
+        (lambda table: table.sample(frac=1, random_state=0).assign(split="no"), "row 0 (and 39 more) has the split `no`"),
+        (lambda table: table.assign(target=pd.Timestamp("2026-01-01")), "holds values of type datetime64"),
+        (lambda table: table.assign(target=True), "holds values of type bool, expected numbers"),
+        (lambda table: table.assign(target=[np.nan, *range(1, ROWS)]), "row 0 has no finite number"),
+        (lambda table: table.assign(group=["", *"b" * (ROWS - 1)]), "row 0 has no group"),
+        (lambda table: table.assign(target=1e200 * np.arange(ROWS)), "target is too large or too small"),
+        (lambda table: table.assign(target=1e-200 * np.arange(ROWS)), "target is too large or too small"),
+    ],
+)  # fmt: skip
+def test_a_parquet_file_that_is_wrong_is_one_line(
+    folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame], words: str
+) -> None:
+    table = tabulate(target=range(ROWS))
+    Path("photos/labels.csv").unlink()
+    change(table).to_parquet("photos/labels.parquet")
+    with pytest.raises(UserError) as refused:
+        run(**REGRESSION)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,target
+images/0/00.png,0,
+", "no table that can be read"),
+        ("path,target,target
+images/0/00.png,0,1
+", "the column `target` stands twice"),
+        ("path,target
+images/0/00.png,0
+images/0/00.png,1
+", "row 1 names images/0/00.png a second time"),
+        ("path,target_r2
+images/0/00.png,0
+", "the column `target_r2` needs another name"),
+        ("path,target_a,target_b
+images/0/00.png,0,nan
+", "row 0 has no finite number as target_a and target_b"),
+    ],
+)
+def test_a_csv_that_is_wrong_is_one_line(folder: Path, text: str, words: str) -> None:
+    tabulate(target=range(ROWS))
+    Path("photos/labels.csv").write_text(text)
+    with pytest.raises(UserError) as refused:
+        run(**REGRESSION)
+    assert words in str(refused.value)
+
+
+def test_one_class_is_no_classification(folder: Path) -> None:
+    tabulate(target=["a"] * ROWS)
+    with pytest.raises(UserError, match="every target is a; expected two classes or more"):
+        run(dataset="csv")
 
 
 def test_two_tables_are_told(folder: Path) -> None:

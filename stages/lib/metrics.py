@@ -119,7 +119,7 @@ def regression(actual: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     R2 is 0 where every actual value is the same.
     """
     residual = predicted - actual
-    spread = float(((actual - actual.mean()) ** 2).sum())
+    spread = float(((actual - actual.mean()) ** 2).sum()) if actual.min() != actual.max() else 0.0
     return {
         "mae": float(np.abs(residual).mean()),
         "rmse": float(np.sqrt((residual**2).mean())),
@@ -141,6 +141,6 @@ def histogram(values: np.ndarray, most_bins: int) -> list[tuple[float, float, in
         first, last = math.floor(values.min() / width), math.floor(values.max() / width)
         if last - first < most_bins:
             break
-    numbers = np.clip(np.floor(values / width).astype(np.int64), first, last)
-    counts = np.bincount(numbers - first, minlength=last - first + 1)
+    numbers = np.clip(np.floor(values / width) - first, 0, last - first).astype(np.int64)
+    counts = np.bincount(numbers, minlength=last - first + 1)
     return [((first + at) * width, (first + at + 1) * width, int(count)) for at, count in enumerate(counts)]

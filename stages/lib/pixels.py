@@ -10,7 +10,7 @@ from os import cpu_count
 from signal import SIG_IGN, SIGINT, SIGTERM, signal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from stages.lib.geometry import fit_image
@@ -47,6 +47,8 @@ def decode(content: bytes, size: int) -> tuple[np.ndarray, bool]:
             fitted = fit_image(image.convert("RGB"), size)
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:
+        raise ValueError("no image of a format that Pillow knows") from error
     except Exception as error:  # each of Pillow's readers has its own
         raise ValueError(reason(error)) from error
     return np.asarray(fitted).transpose(2, 0, 1), grey

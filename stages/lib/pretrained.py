@@ -25,6 +25,11 @@ WEIGHTS: dict[str, Any] = {
 }
 
 
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads that torchvision's files have and its networks here do not
+COUNTER = "num_batches_tracked"
+EXPECTED = "expected tensors by name, as torch.save(model.state_dict(), ...) or safetensors writes them"
+
+
 def load(network: nn.Module, path: Path, sha256: str) -> None:
     """Put the weights of a file into a network.
 
@@ -35,11 +40,16 @@ def load(network: nn.Module, path: Path, sha256: str) -> None:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {reason(error)}; params.yaml's `weights.file` names it") from error
-    if (found := hashlib.sha256(content).hexdigest()) != sha256:
+    if (found := hashlib.sha256(content).hexdigest()) != sha256.lower():
         raise UserError(f"{path}: has sha256 {found}, expected {sha256}; params.yaml's `weights.sha256` says which")
     own = network.state_dict()
     given = state_dict(path, content)
-    counters = {name for name in own if name.endswith("num_batches_tracked")}  # files of old versions have none
+    surplus = {
+        name for name in given.keys() - own.keys() if not name.startswith(AUXILIARY) and not name.endswith(COUNTER)
+    }
+    if surplus:
+        raise UserError(f"{path}: is of another model: has {min(surplus)} ({len(surplus)} too many)")
+    counters = {name for name in own if name.endswith(COUNTER)}  # files of old versions have none
     if missing := sorted(own.keys() - given.keys() - counters):
         raise UserError(f"{path}: is of another model: has no {missing[0]} ({len(missing)} missing)")
     layers = [name for name, part in network.named_modules() if list(part.parameters(recurse=False)) and name]
@@ -51,7 +61,10 @@ def load(network: nn.Module, path: Path, sha256: str) -> None:
                 raise UserError(f"{path}: is of another model, or of images of another size: {name} is {shapes}")
             fresh.append(name)
             del given[name]
-    network.load_state_dict({name: value for name, value in given.items() if name in own}, strict=False)
+    try:
+        network.load_state_dict({name: value for name, value in given.items() if name in own}, strict=False)
+    except RuntimeError as error:  # tensors of another kind, sparse ones for example
+        raise UserError(f"{path}: holds weights that cannot be taken over; {EXPECTED}") from error
     left_fresh = f"; fresh: {', '.join(fresh)}" if fresh else ""
     print(f"began with the weights of {path}{left_fresh}", flush=True)
 
@@ -69,5 +82,5 @@ def state_dict(path: Path, content: bytes) -> dict[str, Tensor]:
         if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
             raise ValueError("no mapping of names to tensors")
     except Exception as error:  # of bytes that are something else, torch's reader raises what it stumbles over
-        raise UserError(f"{path}: no weights that can be read ({reason(error)})") from error
+        raise UserError(f"{path}: no weights that can be read; {EXPECTED}") from error
     return dict(found)

@@ -15,7 +15,7 @@ from stages.lib import folders, imagenet
 from stages.lib.archives import unpack
 from stages.lib.datasets import DATASETS, ImageNet, Own, Packaged, Torchvision
 from stages.lib.pixels import decode_all
-from stages.lib.raw import MIRROR, Raw
+from stages.lib.raw import MIRROR, Raw, mirror
 from stages.lib.stage import STATE, UserError, reason
 
 UNPACKED = STATE / "normalize"
@@ -51,8 +51,10 @@ def read(raw: Raw, *, task: str, size: int, unreadable_allowed: int) -> tuple[di
         UserError: a file is missing or damaged, or its content is not what the data set promises.
     """
     dataset = DATASETS[raw.dataset]
-    if isinstance(dataset, ImageNet) and not raw.root.is_dir():
-        raise UserError(f"{MIRROR}: found {raw.root}, expected the folder that download saw, with its archives")
+    if isinstance(dataset, ImageNet) and not (mirror() and raw.root.is_dir()):
+        raise UserError(
+            f"{MIRROR}: found {mirror() or 'nothing'}, expected the folder that download saw, with its archives"
+        )
     if isinstance(dataset, Own):
         return _read_own(raw, dataset, task, size, unreadable_allowed)
     shutil.rmtree(UNPACKED, ignore_errors=True)
@@ -93,6 +95,8 @@ def _read_own(
         message = f"{len(unreadable):,} of {len(found.names):,} files cannot be read: {told}"
         if len(unreadable) > unreadable_allowed:
             raise UserError(f"{message}; put them right, or raise unreadable_allowed, now {unreadable_allowed}")
+        if len(unreadable) == len(found.names):
+            raise UserError(f"{message}; none is left")
         print(f"skipped: {message}")
     every = Part(images, found.targets, np.arange(len(images)), found.groups)
     parts = {}

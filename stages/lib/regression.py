@@ -39,7 +39,7 @@ def judge(outputs: Tensor, targets: Tensor, index: np.ndarray, data: DataDescrip
         for row in worst
     ]
     errors = [
-        (f"{name + ' ' if len(names) > 1 else ''}{low:g} to {high:g}", count)
+        (f"{name + ' ' if len(names) > 1 else ''}{low:.10g} to {high:.10g}", count)
         for at, name in enumerate(names)
         for low, high, count in metrics.histogram(residual[:, at], MOST_BINS)
     ]
@@ -52,9 +52,9 @@ def judge(outputs: Tensor, targets: Tensor, index: np.ndarray, data: DataDescrip
         predictions={
             "index": np.repeat(index, len(names)).tolist(),
             "quantity": names * len(index),
-            "actual": actual.ravel().tolist(),
-            "predicted": predicted.ravel().tolist(),
-            "residual": residual.ravel().tolist(),
+            "actual": rounded(actual),
+            "predicted": rounded(predicted),
+            "residual": rounded(residual),
         },
         errors={"error": [error for error, _ in errors], "images": [images for _, images in errors]},
         classes=NO_CLASSES,
@@ -63,3 +63,8 @@ def judge(outputs: Tensor, targets: Tensor, index: np.ndarray, data: DataDescrip
         captions=captions,
         sentence=f"{told}, on {len(actual):,} test images",
     )
+
+
+def rounded(values: np.ndarray) -> list[float]:
+    """(N, quantities) row by row, to nine significant digits: more than float32 has."""
+    return [float(f"{value:.9g}") for value in values.ravel()]

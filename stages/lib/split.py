@@ -57,30 +57,38 @@ def grouped(
 ) -> dict[str, np.ndarray]:
     """The same where rows belong together: no group falls into two shares.
 
-    Groups come one after another, in seeded order, and each goes where its classes are furthest from what is wanted.
+    Groups come one after another, those first that hold most of a class or of all rows, equal ones in seeded order;
+    each goes where what it holds is wanted most.
 
     Args:
         targets: (N,) class numbers.
-        groups: (N,) numbers from 0.
+        groups: (N,) numbers.
         fractions: name of a share -> its fraction of all rows, and of every class, as nearly as groups allow.
         seed: of the order of the groups.
 
     Raises:
-        UserError: there are too few groups.
+        UserError: there are too few groups, or they are too uneven.
     """
+    names, groups = np.unique(groups, return_inverse=True)
     wanted = {"train": 1 - sum(fractions.values()), **fractions}
-    if (number := int(groups.max()) + 1) < len(wanted):
-        raise UserError(f"the column group has {number} group(s), which leaves none for some of {', '.join(wanted)}")
-    counts = np.zeros((number, int(targets.max()) + 1))
+    counts = np.zeros((len(names), int(targets.max()) + 1))
     np.add.at(counts, (groups, targets), 1)
-    full = np.outer(list(wanted.values()), np.maximum(counts.sum(0), 1))  # (shares, classes)
-    filled = np.zeros_like(full)
-    place = np.empty(number, np.int64)
-    for group in np.argsort(np.random.PCG64(seed).random_raw(number), kind="stable"):
-        share = int(np.argmin((filled / full) @ counts[group]))
+    counts = np.column_stack([counts, counts.sum(1)])  # of each class, and of all
+    holds = counts / np.maximum(counts.sum(0), 1)
+    shares = np.array(list(wanted.values()))[:, np.newaxis]
+    filled = np.zeros((len(wanted), counts.shape[1]))
+    place = np.empty(len(names), np.int64)
+    for group in np.lexsort((np.random.PCG64(seed).random_raw(len(names)), -holds.max(1))):
+        share = int(np.argmax(((shares - filled) / shares) @ holds[group]))
         place[group] = share
-        filled[share] += counts[group]
-    return {name: np.flatnonzero(place[groups] == share) for share, name in enumerate(wanted)}
+        filled[share] += holds[group]
+    rows = {name: np.flatnonzero(place[groups] == share) for share, name in enumerate(wanted)}
+    if empty := [name for name, own in rows.items() if not len(own)]:
+        raise UserError(
+            f"the column group has {len(names)} group(s), which leaves none for {' and '.join(empty)}; "
+            "give more groups, or a column `split`"
+        )
+    return rows
 
 
 def apportion(fraction: float, sizes: np.ndarray) -> np.ndarray:

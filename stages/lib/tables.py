@@ -8,12 +8,15 @@ group     optional: rows of one group (a patient, a writer) never fall into two 
 Other columns mean nothing here. Rows count from 0.
 """
 
+import csv
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype, is_object_dtype, is_string_dtype
 
 from stages.lib.labels import REGRESSION, Labelled, numbered
 from stages.lib.raw import Raw
@@ -31,9 +34,6 @@ def labelled(raw: Raw, task: str) -> Labelled:
     """
     place = the_table(list(raw.sha256))
     table = read(raw, place)
-    for column in ("path", "split", "group"):
-        if column in table:
-            table[column] = table[column].astype("string")
     if "path" not in table:
         raise UserError(f"{place}: found no column `path`; it has {', '.join(map(str, table.columns))}")
     if not len(table):
@@ -47,6 +47,7 @@ def labelled(raw: Raw, task: str) -> Labelled:
         np.array([name not in raw.sha256 for name in names]),
         lambda row: f"names {table['path'][row]}, and there is no such file; paths count from the table's folder",
     )
+    refuse_rows(place, pd.Series(names).duplicated(), lambda row: f"names {table['path'][row]} a second time")
     targets, called = real_numbers(place, table) if task == REGRESSION else class_numbers(place, table)
     if others := len(set(raw.sha256) - set(names) - {place}):
         print(f"left out: {others:,} file(s), not in {place}")
@@ -75,20 +76,32 @@ def the_table(names: list[str]) -> str:
 
 
 def read(raw: Raw, place: str) -> pd.DataFrame:
-    """The table; of a CSV every cell as text.
+    """The table, its rows counted from 0, nothing where a text is empty; of a CSV every cell is text.
 
     Raises:
-        UserError: pandas cannot read it.
+        UserError: pandas cannot read it, or two columns have one name.
     """
     try:
-        content = io.BytesIO(raw.content(place))
+        content = raw.content(place)
         if place.lower().endswith(".csv"):
-            return pd.read_csv(content, dtype="string", keep_default_na=False, na_values=[""])
-        return pd.read_parquet(content)
+            head = next(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")), [])
+            with warnings.catch_warnings(action="error"):  # a row of too many cells is but a warning of pandas's
+                table = pd.read_csv(
+                    io.BytesIO(content), dtype="string", keep_default_na=False, na_values=[""], index_col=False
+                )
+        else:
+            table = pd.read_parquet(io.BytesIO(content)).reset_index(drop=True)
+            head = [str(name) for name in table.columns]
+        for column in {"path", "split", "group"} & set(table.columns):
+            table[column] = table[column].astype("string")
+        table = table.replace("", pd.NA)
     except ImportError as error:
         raise UserError(f"{place}: Parquet wants a package more: pip install pyarrow; or save it as CSV") from error
-    except (ValueError, OSError) as error:
+    except Exception as error:  # of damaged files pandas and pyarrow raise what they stumble over
         raise UserError(f"{place}: no table that can be read ({reason(error)})") from error
+    if twice := sorted({name for name in head if head.count(name) > 1}):
+        raise UserError(f"{place}: the column `{twice[0]}` stands twice")
+    return table
 
 
 def class_numbers(place: str, table: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -100,7 +113,10 @@ def class_numbers(place: str, table: pd.DataFrame) -> tuple[np.ndarray, tuple[st
     if "target" not in table:
         raise UserError(f"{place}: found no column `target`, expected the class of each image")
     refuse_rows(place, table["target"].isna(), lambda row: "has no target")
-    return numbered(table["target"].astype(str).tolist())
+    numbers, classes = numbered(table["target"].astype(str).tolist())
+    if len(classes) < 2:
+        raise UserError(f"{place}: every target is {classes[0]}; expected two classes or more")
+    return numbers, classes
 
 
 def real_numbers(place: str, table: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -114,6 +130,12 @@ def real_numbers(place: str, table: pd.DataFrame) -> tuple[np.ndarray, tuple[str
         raise UserError(
             f"{place}: found no column `target`, nor any that begins with `target_`: the numbers to predict"
         )
+    if ours := {"", "r2", "rows"} & {name.removeprefix("target_") for name in columns}:
+        raise UserError(f"{place}: the column `target_{min(ours)}` needs another name: the metrics have one of that")
+    for name in columns:
+        kind = table[name].dtype
+        if not (is_numeric_dtype(kind) or is_string_dtype(kind) or is_object_dtype(kind)) or is_bool_dtype(kind):
+            raise UserError(f"{place}: the column `{name}` holds values of type {kind}, expected numbers")
     values = table[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     refuse_rows(place, ~np.isfinite(values).all(1), lambda row: f"has no finite number as {' and '.join(columns)}")
     return values, tuple(name.removeprefix("target_") for name in columns)
