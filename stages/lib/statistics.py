@@ -33,6 +33,12 @@ def mean_and_std(counts: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def mean_and_std_of_reals(values: np.ndarray) -> tuple[float, float]:
-    """Of (N,) float64, by sums that are rounded once (`math.fsum`); divided by N. The order makes no difference."""
+    """Of (N,) float64, by sums that are rounded once (`math.fsum`); divided by N. The order makes no difference.
+
+    Raises:
+        OverflowError: a sum is beyond all floats; a square beyond them makes the second number infinite.
+    """
     mean = math.fsum(values) / len(values)
-    return mean, math.sqrt(math.fsum((values - mean) ** 2) / len(values))
+    with np.errstate(over="ignore"):
+        squares = (values - mean) ** 2
+    return mean, math.sqrt(math.fsum(squares) / len(values))
