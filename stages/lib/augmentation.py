@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample, interpolate, one_hot
+from torch.nn.functional import grid_sample, interpolate, one_hot
 
 Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -69,19 +69,16 @@ def moved(images: Tensor, options: Mapping[str, float]) -> Tensor:
     rows, _, height, width = images.shape
     device = images.device
     angle = math.radians(options.get("rotation", 0.0)) * (2 * torch.rand(rows, device=device) - 1)
-    side = 1.0 - 2.0 * (torch.rand(rows, device=device) < options.get("flip", 0.0)).float()
+    mirrored = 1.0 - 2.0 * (torch.rand(rows, device=device) < options.get("flip", 0.0)).float()
     # In the unit of grid_sample half an image is 1.
     ways = 2 * torch.rand(rows, 2, device=device) - 1
     ways = ways * options.get("shift", 0.0) * 2 / torch.tensor([width, height], device=device)
     sine, cosine, ratio = angle.sin(), angle.cos(), height / width
-    matrix = torch.stack(
-        [
-            torch.stack([cosine * side, -sine * side * ratio, ways[:, 0]], 1),
-            torch.stack([sine / ratio, cosine, ways[:, 1]], 1),
-        ],
-        1,
-    )  # (B, 2, 3)
-    grid = affine_grid(matrix, list(images.shape), align_corners=False)  # (B, H, W, 2)
+    # What `affine_grid` gives, which multiplies a matrix for each image and takes ten times as long.
+    x, y = ((2 * torch.arange(side, device=device) + 1) / side - 1 for side in (width, height))
+    of_columns = torch.stack([cosine * mirrored, sine / ratio], 1)[:, None, None] * x[:, None]  # (B, 1, W, 2)
+    of_rows = torch.stack([-sine * mirrored * ratio, cosine], 1)[:, None] * y[:, None] + ways[:, None]  # (B, H, 2)
+    grid = of_columns + of_rows[:, :, None]  # (B, H, W, 2)
     if elastic := options.get("elastic"):
         points = (rows, 2, max(2, height // COARSE), max(2, width // COARSE))
         field = interpolate(torch.randn(points, device=device), (height, width), mode="bicubic", align_corners=False)
