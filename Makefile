@@ -6,6 +6,7 @@
 #   make report   what this change does to the results, against BASE=main: report.md
 #   make verify   whether the last commit's results come out again, run from nothing in a clone of their own
 #   make sweep    a grid of experiments, NAME=learning-rate, and the table of what came out
+#   make bench    how long things take, beside others and the least possible: benchmarks/results.md (15 minutes)
 #   make check    lint, format and types; the workflows, too
 #   make schema   params.schema.json, after a change of a stage's parameters
 #   make lock     requirements.lock, after a change of pyproject.toml (needs uv)
@@ -21,7 +22,7 @@ INSTALLED := .venv/installed-from-lock
 # DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test torture report verify sweep check schema lock
+.PHONY: repro test torture report verify sweep bench check schema lock
 
 repro: $(INSTALLED)
 	@$(BIN)/dvc repro
@@ -40,6 +41,9 @@ verify: $(INSTALLED)
 
 sweep: $(INSTALLED)
 	@$(BIN)/python -m experiments.sweep "$$NAME"
+
+bench: $(INSTALLED)
+	@$(BIN)/python -m benchmarks.bench
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check .

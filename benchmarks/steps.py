@@ -1,0 +1,89 @@
+"""One training step and its parts, in one process; and an epoch with and without feeding."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.timing import Measured, per_call, take_turns
+from stages.lib import augmentation, checkpoint, compute, networks, optimizers, tensors, training
+from stages.lib.batches import ShuffledBatches, loader
+
+HIDDEN = [96, 256]
+
+
+def parts_of_a_step(batch_size: int, rounds: int) -> dict[str, Measured]:
+    """Seconds of: our step; its eight matrix products; the optimizer's step; scikit-learn's step, without dropout."""
+    from sklearn.neural_network import MLPClassifier
+
+    compute.prepare(1)
+    network, loss, optimizer = _make()
+    images, targets = torch.randn(batch_size, 1, 28, 28), torch.arange(batch_size) % 10
+    inputs = [images.flatten(1), torch.randn(batch_size, HIDDEN[0]), torch.randn(batch_size, HIDDEN[1])]
+    outputs = [inputs[1], inputs[2], torch.randn(batch_size, 10)]
+    weights = [layer.weight.detach() for layer in network.modules() if isinstance(layer, nn.Linear)]
+
+    def products() -> None:
+        for units, weight in zip(inputs, weights, strict=True):
+            units @ weight.T
+        for number in (2, 1, 0):
+            outputs[number].T @ inputs[number]
+            if number:
+                outputs[number] @ weights[number]
+
+    training.train_step(network, loss, optimizer, images, targets, None)  # which leaves gradients
+    step = optimizers.step_of(optimizer)
+    peer = MLPClassifier(HIDDEN, batch_size=batch_size, solver="adam", activation="tanh", alpha=0.0)
+    rows, numbers = images.flatten(1).numpy(), targets.numpy()
+    peer.partial_fit(rows, numbers, classes=range(10))
+    timed: dict[str, Callable[[], float]] = {
+        "ours": per_call(lambda: training.train_step(network, loss, optimizer, images, targets, None), 300),
+        "matrix products": per_call(products, 300),
+        "optimizer": per_call(lambda: step(lambda: 0.0), 300),
+        "scikit-learn": per_call(lambda: peer.partial_fit(rows, numbers), 300),
+    }
+    with warnings.catch_warnings(action="ignore"):
+        return take_turns(timed, rounds)
+
+
+def feeding(path: Path, batch_size: int, rounds: int) -> dict[str, Measured]:
+    """Seconds of an epoch over the tensors, and of as many steps on one batch."""
+    device = compute.prepare(1)
+    network, loss, optimizer = _make()
+    split = tensors.read(path)
+    order = ShuffledBatches(len(split), batch_size, seed=0)
+    batches = loader(split, order)
+    steps = len(split) // batch_size  # whole batches
+    resident = next(iter(batches))
+
+    def some(source: Iterator[tuple[Tensor, Tensor]]) -> float:
+        started = time.perf_counter()
+        training.train_epoch(
+            network,
+            loss,
+            optimizer,
+            (next(source) for _ in range(steps)),
+            augmentation.build({}, 10),
+            [0.001] * steps,
+            range(steps),
+            checkpoint.Progress(),
+            lambda: None,
+            clip_norm=None,
+            device=device,
+        )
+        return time.perf_counter() - started
+
+    return take_turns(
+        {"fed": lambda: some(iter(batches)), "resident": lambda: some(iter(lambda: resident, None))}, rounds
+    )
+
+
+def _make() -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
+    network = networks.build(
+        "mlp", shape=(1, 28, 28), outputs=10, hidden=HIDDEN, activation=["tanh", "sigmoid"], dropout=0.2
+    )
+    optimizer = optimizers.build("Adam", network.parameters(), lr=0.001, weight_decay=0.0, momentum=0.0, arguments={})
+    return network.train(), nn.CrossEntropyLoss(), optimizer
