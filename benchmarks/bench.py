@@ -57,7 +57,9 @@ def main() -> None:
         for part in tqdm(
             [waiting, idle, step, feeding, preparing, evaluating, accuracy], desc="make bench", unit=" parts"
         ):
-            rows += part(project)
+            found = part(project)
+            tqdm.write("\n".join(map(line, found)))
+            rows += found
     write_text(HERE / "results.md", page(rows))
     draw(rows)
     print(page(rows), end="")
@@ -157,7 +159,13 @@ def idle(project: Path) -> list[Row]:
             f"at most 1.0 s above: {above:+.2f} s",
             above <= 1.0,
         ),
-        XX,
+        row(
+            "`dvc repro` with nothing to do",
+            found["nothing"],
+            f"of five empty stages: {shown(found['empty'])}",
+            found["empty"],
+            1.15,
+        ),
     ]
 
 
@@ -306,7 +314,7 @@ def set_parameters(project: Path, parameters: dict[str, Any]) -> None:
 def restore(project: Path) -> None:
     """Take the clone back to its commit."""
     seconds_of("git", "checkout", "--quiet", ".", folder=project)
-    seconds_of("dvc", "checkout", "--quiet", folder=project)
+    seconds_of("dvc", "checkout", "--quiet", "--force", folder=project)
 
 
 def shown(measured: Measured) -> str:
@@ -320,13 +328,16 @@ def row(what: str, ours: Measured, against: str, peer: Measured, goal: float) ->
     return Row(what, shown(ours), against, ratio, f"{goal:.2f}", ratio <= goal)
 
 
+def line(row: Row) -> str:
+    """A row of the table, in Markdown."""
+    reached = "yes" if row.reached else "no"
+    return f"| {row.what} | {row.ours} | {row.against} | {row.ratio:.2f} | {row.goal} | {reached} |"
+
+
 def page(rows: list[Row]) -> str:
     """The table, in Markdown."""
     lines = ["| what | ours | against | ratio | goal | reached |", "|---|--:|---|--:|--:|---|"]
-    lines += [
-        f"| {row.what} | {row.ours} | {row.against} | {row.ratio:.2f} | {row.goal} | {'yes' if row.reached else 'no'} |"
-        for row in rows
-    ]
+    lines += map(line, rows)
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     machine = f"{os.cpu_count()} processors, {platform.system()}, {versions}"
     return f"{machine}; medians of at least {ROUNDS} rounds in turn, ± half their range.\n\n" + "\n".join(lines) + "\n"

@@ -45,4 +45,7 @@ def evaluate(project: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"prepare": prepare, "evaluate": evaluate}[sys.argv[1]](*map(Path, sys.argv[2:]))
+    if sys.argv[1] == "prepare":
+        prepare(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        evaluate(Path(sys.argv[2]))
