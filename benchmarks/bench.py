@@ -173,7 +173,7 @@ def step(_project: Path) -> list[Row]:
     """One training step."""
     rows = []
     for batch_size in (32, 256):
-        found = steps.parts_of_a_step(batch_size, 4 * ROUNDS)
+        found = steps.parts_of_a_step(batch_size, ROUNDS)
         least = found["matrix products"].median + found["optimizer"].median
         ratio = found["ours"].median / least
         told = ", ".join(f"{name} {found[name].median * 1e6:.0f} us" for name in ("matrix products", "optimizer"))
@@ -197,7 +197,7 @@ def feeding(project: Path) -> list[Row]:
     """Steps with new batches, against steps on one."""
     rows = []
     for batch_size in (32, 256):
-        found = steps.feeding(project / "data/tensors/train.safetensors", batch_size, 2 * ROUNDS)
+        found = steps.feeding(project / "data/tensors/train.safetensors", batch_size, ROUNDS)
         peer = f"as many steps on one batch: {shown(found['resident'])}"
         rows.append(row(f"an epoch, batch {batch_size}", found["fed"], peer, found["resident"], 1.05))
     return rows

@@ -31,12 +31,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import safetensors.torch
 import torch
 from dvc.utils.serialize import parse_yaml
 from PIL import Image
 
 from stages import cache, download, evaluate, normalize, train
-from stages.lib import checkpoint, model_file, normalized, parameters, pixels, raw, readers, tensors
+from stages.lib import (
+    checkpoint,
+    model_file,
+    normalized,
+    parameters,
+    pixels,
+    pretrained,
+    raw,
+    readers,
+    tables,
+    tensors,
+)
 from stages.lib.archives import ArchiveError, unpack
 from stages.lib.datasets import DATASETS, Packaged
 from stages.lib.description import DataDescription
@@ -123,6 +136,23 @@ def read_image() -> Any:
         return pixels.decode(path.read_bytes(), 4)[0].shape
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def read_labels() -> Any:
+    """The table in labels/, and the images beside it."""
+    sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path("labels").iterdir()}
+    with contextlib.redirect_stdout(io.StringIO()):  # which files were left out
+        found = tables.labelled(raw.Raw("csv", Path("labels"), sha256), "regression")
+    return [found.names, found.targets.tolist(), found.parts]
+
+
+def read_weights() -> Any:
+    """Weights of somebody else's, whose sha256 the user has noted after they were damaged."""
+    (path,) = Path("weights").iterdir()
+    network = model_file.build(ARCHITECTURE, DESCRIPTION)
+    with contextlib.redirect_stdout(io.StringIO()):
+        pretrained.load(network, path, hashlib.sha256(path.read_bytes()).hexdigest())
+    return [weight.shape for weight in network.parameters()]
 
 
 def read_manifest() -> Any:
@@ -234,6 +264,24 @@ def make() -> Iterator[Kind]:
     raw.write_manifest(download.RAW, "mnist", sorted(path.name for path in RAW_FILES.iterdir()), RAW_FILES, raw.FILES)
     path = download.RAW / raw.MANIFEST
     yield Kind(raw.MANIFEST, str(path), path.read_bytes(), read_manifest, unchanged(read_manifest), JSON)
+    Path("labels").mkdir()
+    labels = pd.DataFrame(
+        {
+            "path": [f"{row}.png" for row in range(12)],
+            "target": np.arange(12) * 0.7,
+            "split": ["train", "val", "test"] * 4,
+            "group": np.arange(12),
+        }
+    )
+    for name in labels["path"]:
+        (Path("labels") / name).write_bytes(b"")
+    for name, write in (("labels.csv", labels.to_csv), ("labels.parquet", labels.to_parquet)):
+        path = Path("labels") / name
+        write(path, index=False)
+        yield Kind(
+            name, str(path), path.read_bytes(), read_labels, None, (b",", b'"', b"\n", b"nan", b"1e999", b"\xff")
+        )
+        path.unlink()
     Path("images").mkdir()
     Image.MAX_IMAGE_PIXELS = 1 << 20  # a header may promise no more
     for ending in ("png", "jpg", "gif", "tif", "bmp", "webp"):
@@ -260,6 +308,13 @@ def make() -> Iterator[Kind]:
     for name in (model_file.WEIGHTS, model_file.DESCRIPTION):
         path = train.MODELS / name
         yield Kind(name, str(path), path.read_bytes(), read_model, unchanged(read_model), JSON)
+
+    Path("weights").mkdir()
+    for name, save in (("weights.pth", torch.save), ("weights.safetensors", safetensors.torch.save_file)):
+        path = Path("weights") / name
+        save(network.state_dict(), path)
+        yield Kind(name, str(path), path.read_bytes(), read_weights, None, JSON)
+        path.unlink()
 
     # Of a program's own making, with the right hash:
     path = train.MODELS / model_file.DESCRIPTION

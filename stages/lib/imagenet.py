@@ -6,8 +6,6 @@ The images that the makers call val, whose labels are known, are the test split 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stages.lib.raw import Raw
 
 OFFICIAL = {"train": "train", "test": "val"}
@@ -20,7 +18,7 @@ def known_archives() -> dict[str, str]:
     return dict(imagenet.ARCHIVE_META.values())
 
 
-def unpacked(raw: Raw, folder: Path, part: str) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
+def unpacked(raw: Raw, folder: Path, part: str) -> tuple[list[str], list[int], tuple[str, ...]]:
     """Unpack one part. torchvision checks the md5 of an archive before it opens it.
 
     Args:
@@ -29,7 +27,7 @@ def unpacked(raw: Raw, folder: Path, part: str) -> tuple[list[str], np.ndarray, 
         part: "train" or "test".
 
     Returns:
-        The images' paths below `folder`, their class numbers (N,) int64, and the names of the classes.
+        The images' paths below `folder`, their class numbers, and the names of the classes.
 
     Raises:
         RuntimeError: an archive is not the official one.
@@ -47,4 +45,4 @@ def unpacked(raw: Raw, folder: Path, part: str) -> tuple[list[str], np.ndarray, 
         name if first.count(name) == 1 else f"{name} ({wnid})"  # there are two kinds of crane
         for name, wnid in zip(first, data.wnids, strict=True)
     )
-    return names, np.array(data.targets, np.int64), classes
+    return names, data.targets, classes

@@ -113,7 +113,7 @@ def _read_imagenet(raw: Raw, size: int) -> tuple[dict[str, Part], tuple[str, ...
         images, unreadable = decode_all(partial(_content_below, UNPACKED), names, size)
         if unreadable:
             raise ValueError(f"{len(unreadable)} images of {part}: {next(iter(unreadable.values()))}")
-        parts[part] = _whole(images, targets)
+        parts[part] = _whole(images, np.array(targets, np.int64))
     return parts, classes
 
 
