@@ -27,6 +27,7 @@ import traceback
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,17 +139,17 @@ def read_image() -> Any:
         raise UserError(f"{path}: {error}") from error
 
 
-def read_labels() -> Any:
-    """The table in labels/, and the images beside it."""
-    sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path("labels").iterdir()}
+def read_labels(path: Path) -> Any:
+    """A table of numbers, and the images that it names."""
+    images = dict.fromkeys((f"{row}.png" for row in range(12)), "")
+    sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()} | images
     with contextlib.redirect_stdout(io.StringIO()):  # which files were left out
-        found = tables.labelled(raw.Raw("csv", Path("labels"), sha256), "regression")
+        found = tables.labelled(raw.Raw("csv", path.parent, sha256), "regression")
     return [found.names, found.targets.tolist(), found.parts]
 
 
-def read_weights() -> Any:
+def read_weights(path: Path) -> Any:
     """Weights of somebody else's, whose sha256 the user has noted after they were damaged."""
-    (path,) = Path("weights").iterdir()
     network = model_file.build(ARCHITECTURE, DESCRIPTION)
     with contextlib.redirect_stdout(io.StringIO()):
         pretrained.load(network, path, hashlib.sha256(path.read_bytes()).hexdigest())
@@ -273,15 +274,11 @@ def make() -> Iterator[Kind]:
             "group": np.arange(12),
         }
     )
-    for name in labels["path"]:
-        (Path("labels") / name).write_bytes(b"")
     for name, write in (("labels.csv", labels.to_csv), ("labels.parquet", labels.to_parquet)):
         path = Path("labels") / name
         write(path, index=False)
-        yield Kind(
-            name, str(path), path.read_bytes(), read_labels, None, (b",", b'"', b"\n", b"nan", b"1e999", b"\xff")
-        )
-        path.unlink()
+        tokens = (b",", b'"', b"\n", b"nan", b"1e999", b"\xff")
+        yield Kind(name, str(path), path.read_bytes(), partial(read_labels, path), None, tokens)
     Path("images").mkdir()
     Image.MAX_IMAGE_PIXELS = 1 << 20  # a header may promise no more
     for ending in ("png", "jpg", "gif", "tif", "bmp", "webp"):
@@ -313,8 +310,7 @@ def make() -> Iterator[Kind]:
     for name, save in (("weights.pth", torch.save), ("weights.safetensors", safetensors.torch.save_file)):
         path = Path("weights") / name
         save(network.state_dict(), path)
-        yield Kind(name, str(path), path.read_bytes(), read_weights, None, JSON)
-        path.unlink()
+        yield Kind(name, str(path), path.read_bytes(), partial(read_weights, path), None, JSON)
 
     # Of a program's own making, with the right hash:
     path = train.MODELS / model_file.DESCRIPTION

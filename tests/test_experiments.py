@@ -54,7 +54,7 @@ def test_a_folder_of_its_own_gives_the_bits_of_the_workspace(project: Project, t
     assert other.run("git", "show", "away:dvc.lock").stdout == (project.root / "dvc.lock").read_text()
 
 
-@pytest.mark.torture(quick=1, long=2)
+@pytest.mark.torture(quick=0, long=2)
 def test_a_queue(project: Project, part: int) -> None:
     """Of two workers, and of one."""
     project.run("dvc", "exp", "run", "--queue", "-S", "epochs=1", "-S", "lr=0.01", "-S", "batch_size=64,128")

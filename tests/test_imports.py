@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import Project
 
 # Those that take more than a tenth of a second, and what most others are loaded by.
-HEAVY = {"PIL", "matplotlib", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "torch", "torchvision"}
+HEAVY = {"PIL", "matplotlib", "numpy", "pandas", "scipy", "sklearn", "torch", "torchvision"}
 # With the data set of the defaults; another one may need torchvision, or pandas, to be read.
 WANTED = {
     "download": set(),

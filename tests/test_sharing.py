@@ -78,7 +78,8 @@ def test_a_machine_that_runs_one_change_fetches_what_it_needs(
     assert fetched == {f"data/tensors/{split}.safetensors" for split in ("train", "val", "test")}
 
 
-def test_two_branches_that_both_changed_a_number(project: Project, tmp_path: Path) -> None:
+@pytest.mark.torture(quick=0, long=1)
+def test_two_branches_that_both_changed_a_number(project: Project, tmp_path: Path, part: int) -> None:
     """The recipe of the README: merge, `make repro`, commit."""
     project.set(epochs=1)
     project.commit("quick ones")
