@@ -12,6 +12,8 @@ from stages.lib.stage import UserError, run
 # isort: split
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from stages.lib import classification, compute, model_file, regression, tensors
 from stages.lib.description import DataDescription
 from stages.lib.files import replacing, write_table, write_text
 from stages.lib.inference import outputs_of
+from stages.lib.judgement import Judgement
 from stages.lib.parameters import StageParameters, load
 from stages.lib.pictures import mistakes_sheet
 
@@ -47,18 +50,18 @@ def main() -> None:
     # --- What the model says about every test row, and how good that is ---
     outputs = outputs_of(network.to(device), test, device)
     if model.data.classes:
-        found = classification.judge(outputs, test.targets, test.index.numpy(), model.data, parameters.calibration_bins)
+        judge: Callable[..., Judgement] = partial(classification.judge, bins=parameters.calibration_bins)
     else:
-        found = regression.judge(outputs, test.targets, test.index.numpy(), model.data)
+        judge = regression.judge
+    found = judge(outputs, test.targets, test.index.numpy(), model.data, most=parameters.mistakes_shown)
 
     # --- For people and pull requests ---
     for name in ("predictions", "errors", "classes", "calibration"):
         decimals = 6 if model.data.classes else None  # shares; of quantities nobody knows what is much
         write_table(REPORTS / f"{name}.csv", getattr(found, name), decimals=decimals)
-    shown = found.worst[: parameters.mistakes_shown]
-    pixels = to_pixels(test.images[shown].float().numpy(), model.data)
+    pixels = to_pixels(test.images[found.worst].float().numpy(), model.data)
     with replacing(REPORTS / "mistakes.png") as temporary:
-        mistakes_sheet(pixels, found.captions[: len(shown)]).save(temporary, "PNG")
+        mistakes_sheet(pixels, found.captions).save(temporary, "PNG")
     write_text(REPORTS / "metrics.json", json.dumps(found.figures, indent=2, allow_nan=False) + "\n")
     print(found.sentence)
 

@@ -62,7 +62,7 @@ def main() -> None:
     # --- Which image goes where, all of one geometry ---
     splits = divided(parts, classes, parameters)
     if empty := [name for name, part in splits.items() if not len(part.targets)]:
-        raise UserError(f"{RAW}: no image is left for {' and '.join(empty)}")
+        raise UserError(f"{RAW}: no image is left for {' and '.join(empty)}; add some to the source")
     for name, part in splits.items():
         splits[name] = replace(part, images=geometry.fit(part.images, parameters.image_size))
     splits["train"] = without_duplicates(splits, drop=parameters.drop_duplicates)

@@ -80,11 +80,12 @@ def test_errors_in_their_own_units_worst_first() -> None:
     outputs = tasks.wanted(targets, DATA).double()
     outputs[17, 0] += 3.0  # thirty years
     outputs[5, 1] -= 2.0
-    found = regression.judge(outputs, targets, np.arange(200) + 1000, DATA)
+    found = regression.judge(outputs, targets, np.arange(200) + 1000, DATA, most=3)
     assert found.figures["age"]["mae"] == pytest.approx(30 / 200, rel=1e-4)
     assert found.figures["size"]["rmse"] == pytest.approx(4e5 / np.sqrt(200), rel=1e-4)
     assert found.figures["r2"] == pytest.approx(np.mean([found.figures[name]["r2"] for name in ("age", "size")]))
     assert found.worst[:2].tolist() == [17, 5]
+    assert len(found.worst) == len(found.captions) == 3
     assert found.captions[0][2] == "row 1017"
     table = pd.DataFrame(found.predictions)
     age = table.query("quantity == 'age' and index == 1017")
@@ -159,7 +160,9 @@ def test_from_a_table_to_its_figures_with_dvc(brightness: Project) -> None:
 
 
 def test_of_numbers_a_run_may_differ_by_little() -> None:
-    found = regression.judge(tasks.wanted(quantities(300), DATA).double(), quantities(300), np.arange(300), DATA)
+    found = regression.judge(
+        tasks.wanted(quantities(300), DATA).double(), quantities(300), np.arange(300), DATA, most=0
+    )
     committed = pd.DataFrame(found.predictions)
     assert not differing(committed, committed).any()
     for moved, expected in ((0.004, 0), (0.9, 300)):

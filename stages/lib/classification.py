@@ -14,7 +14,9 @@ MANY_CLASSES = 20  # from which on the accuracy of the five best guesses is told
 MOST_PAIRS = 30  # of classes that are confused
 
 
-def judge(logits: Tensor, targets: Tensor, index: np.ndarray, data: DataDescription, bins: int) -> Judgement:
+def judge(
+    logits: Tensor, targets: Tensor, index: np.ndarray, data: DataDescription, *, bins: int, most: int
+) -> Judgement:
     """Accuracy, calibration, and what is confused with what.
 
     Args:
@@ -23,6 +25,7 @@ def judge(logits: Tensor, targets: Tensor, index: np.ndarray, data: DataDescript
         index: (N,) int64, rows of the source.
         data: what the model knows of its data.
         bins: of confidence between 0 and 1.
+        most: how many of the most confident mistakes are to be shown.
     """
     probabilities = logits.softmax(1).numpy()
     actual, predicted = targets.numpy(), probabilities.argmax(1)
@@ -44,7 +47,7 @@ def judge(logits: Tensor, targets: Tensor, index: np.ndarray, data: DataDescript
     names = np.array(data.classes)
     pairs = metrics.confused_pairs(actual, predicted, data.classes)[:MOST_PAIRS]
     mistakes = np.flatnonzero(~correct)
-    mistakes = mistakes[np.argsort(-confidence[mistakes], kind="stable")]
+    mistakes = mistakes[np.argsort(-confidence[mistakes], kind="stable")][:most]
     captions = [
         [f"actual {names[actual[row]]}", f"said {names[predicted[row]]} ({confidence[row]:.1%})", f"row {index[row]}"]
         for row in mistakes

@@ -17,6 +17,6 @@ class Judgement:
     errors: Table  # which errors occur, and on how many images
     classes: Table  # a row per class; of a regression none
     calibration: Table  # a row per bin of confidence; of a regression none
-    worst: np.ndarray  # rows of the split with an error, the worst first
+    worst: np.ndarray  # rows of the split with the worst errors, the worst first
     captions: list[list[str]]  # of those, for people
     sentence: str

@@ -86,9 +86,12 @@ def read(raw: Raw, *, task: str, size: int, unreadable_allowed: int) -> tuple[di
 def _read_own(
     raw: Raw, dataset: Own, task: str, size: int, unreadable_allowed: int
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
-    from stages.lib import tables  # its pandas takes half a second, and other readers do without it
+    if dataset.table:
+        from stages.lib import tables  # its pandas takes half a second, and other readers do without it
 
-    found = tables.labelled(raw, task) if dataset.table else folders.labelled(list(raw.sha256))
+        found = tables.labelled(raw, task)
+    else:
+        found = folders.labelled(list(raw.sha256))
     images, unreadable = decode_all(raw.content, found.names, size)
     if unreadable:
         told = ", ".join(f"{found.names[row]} ({why})" for row, why in list(unreadable.items())[:5])

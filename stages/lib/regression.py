@@ -12,7 +12,7 @@ NO_CLASSES: Table = {name: [] for name in ("class", "images", "recall", "precisi
 NO_CONFIDENCE: Table = {name: [] for name in ("confidence", "accuracy", "rows")}
 
 
-def judge(outputs: Tensor, targets: Tensor, index: np.ndarray, data: DataDescription) -> Judgement:
+def judge(outputs: Tensor, targets: Tensor, index: np.ndarray, data: DataDescription, *, most: int) -> Judgement:
     """Errors of every quantity: their mean, their distribution, and the images with the largest.
 
     Args:
@@ -20,6 +20,7 @@ def judge(outputs: Tensor, targets: Tensor, index: np.ndarray, data: DataDescrip
         targets: (N, quantities) float64, in their own units.
         index: (N,) int64, rows of the source.
         data: what the model knows of its data.
+        most: how many of the largest errors are to be shown.
     """
     actual, predicted = targets.numpy(), tasks.in_own_units(outputs, data).numpy()
     names = [quantity.name for quantity in data.quantities]
@@ -29,7 +30,7 @@ def judge(outputs: Tensor, targets: Tensor, index: np.ndarray, data: DataDescrip
 
     residual = predicted - actual
     size = np.abs(residual / [quantity.std for quantity in data.quantities]).max(1)  # in standard deviations
-    worst = np.argsort(-size, kind="stable")
+    worst = np.argsort(-size, kind="stable")[:most]
     captions = [
         [
             f"actual {', '.join(f'{value:.4g}' for value in actual[row])}",
