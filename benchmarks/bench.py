@@ -197,7 +197,7 @@ def feeding(project: Path) -> list[Row]:
     """Steps with new batches, against steps on one."""
     rows = []
     for batch_size in (32, 256):
-        found = steps.feeding(project / "data/tensors/train.safetensors", batch_size, ROUNDS)
+        found = steps.feeding(project / "data/tensors/train", batch_size, ROUNDS)
         peer = f"as many steps on one batch: {shown(found['resident'])}"
         rows.append(row(f"an epoch, batch {batch_size}", found["fed"], peer, found["resident"], 1.05))
     return rows
@@ -289,8 +289,12 @@ def scikit_learn(project: Path) -> tuple[float, float, int]:
     from sklearn.neural_network import MLPClassifier
 
     with chdir(project):
-        train, val = (tensors.read(Path(f"data/tensors/{name}.safetensors")) for name in ("train", "val"))
-    rows, numbers = train.images.flatten(1).numpy(), train.targets.numpy()
+        train, val = (tensors.read(Path("data/tensors") / name, memory=0) for name in ("train", "val"))
+        rows, val_rows = (
+            tensors.Standardize(split.description)(split.rows(0, len(split))).flatten(1).numpy()
+            for split in (train, val)
+        )
+    numbers = train.targets.numpy()
     peer = MLPClassifier([96, 256], batch_size=256, random_state=0)
     score, epoch, seconds = 0.0, 0, 0.0
     while score < 0.98 and epoch < 30:
@@ -298,7 +302,7 @@ def scikit_learn(project: Path) -> tuple[float, float, int]:
         peer.partial_fit(rows, numbers, classes=range(10))
         seconds += time.perf_counter() - started
         epoch += 1
-        score = float(peer.score(val.images.flatten(1).numpy(), val.targets.numpy()))
+        score = float(peer.score(val_rows, val.targets.numpy()))
     return seconds, score, epoch
 
 

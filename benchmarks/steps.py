@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from benchmarks.timing import Measured, per_call, take_turns
 from stages.lib import augmentation, checkpoint, compute, networks, optimizers, tensors, training
-from stages.lib.batches import ShuffledBatches, loader
+from stages.lib.batches import ShuffledBatches
 
 HIDDEN = [96, 256]
+MEMORY = 1 << 28  # bytes of images
 
 
 def parts_of_a_step(batch_size: int, rounds: int) -> dict[str, Measured]:
@@ -53,9 +54,9 @@ def feeding(path: Path, batch_size: int, rounds: int) -> dict[str, Measured]:
     """Seconds of an epoch over the tensors, and of as many steps on one batch."""
     device = compute.prepare(1)
     network, loss, optimizer = _make()
-    split = tensors.read(path)
-    order = ShuffledBatches(len(split), batch_size, seed=0)
-    batches = loader(split, order)
+    split = tensors.read(path, MEMORY)
+    batches = ShuffledBatches(split, batch_size, seed=0, memory=MEMORY)
+    standardize = tensors.Standardize(split.description)
     steps = len(split) // batch_size  # whole batches
     resident = next(iter(batches))
 
@@ -66,6 +67,7 @@ def feeding(path: Path, batch_size: int, rounds: int) -> dict[str, Measured]:
             loss,
             optimizer,
             (next(source) for _ in range(steps)),
+            standardize,
             augmentation.build({}, 10),
             [0.001] * steps,
             range(steps),

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from stages.lib import shards
 from stages.lib.files import replacing_folder
-from stages.lib.normalized import SPLITS, read_split, read_statistics
 from stages.lib.stage import UserError, run
 
 NORMALIZED = Path("data/normalized")
@@ -26,14 +26,13 @@ def main() -> None:
         raise UserError(
             "expected the name of a folder that is not there yet: python -m experiments.rotated_digits FOLDER"
         )
-    _, sha256 = read_statistics(NORMALIZED)
     random = np.random.default_rng(0)
     rows = []
     with replacing_folder(Path(sys.argv[1])) as folder:
         (folder / "digits").mkdir()
-        for split in SPLITS:
-            images, _, index = read_split(NORMALIZED, split, sha256)
-            for image, row in zip(images, index, strict=True):
+        for split in shards.SPLITS:
+            stored = shards.read(NORMALIZED / split)
+            for image, row in zip(stored.images(0, len(stored)), stored.labels("index"), strict=True):
                 degrees = round(random.uniform(-MOST_DEGREES, MOST_DEGREES), 1)
                 path = f"digits/{split}-{row:05}.png"
                 turned = Image.fromarray(image[0]).rotate(degrees, Image.Resampling.BILINEAR)

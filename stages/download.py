@@ -2,7 +2,7 @@
 
     python -m stages.download
 
-In:  the data set that `dataset` names: a file of an installed package, the mirrors that torchvision knows, or a folder
+In:  the data set that `dataset` names: a file of an installed package, the mirrors of those who publish it, or a folder
      or archive of one's own, which `source` names.
 Out: data/raw/files/, the original files byte for byte, and dataset.json, the data set's name and the files' sha256.
 Of data sets that others have published only bytes of known checksum get in. `DATASET_MIRROR` (an http(s) address or a
@@ -19,12 +19,10 @@ import hashlib
 import importlib.util
 import shutil
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
-from stages.lib import imagenet
-from stages.lib.datasets import DATASETS, ImageNet, Own, Packaged, Torchvision
+from stages.lib.datasets import DATASETS, File, Idx, ImageNet, Own, Packaged, Torchvision
 from stages.lib.files import replacing_folder
 from stages.lib.mirrors import RemoteFile, fetch
 from stages.lib.parameters import StageParameters, load
@@ -53,8 +51,8 @@ def main() -> None:
     published: list[Path] = []
     if isinstance(dataset, Packaged):
         published = [packaged_file(dataset)]
-    elif isinstance(dataset, Torchvision):
-        published = [fetch(file, UNFINISHED) for file in remote_files(dataset, mirror())]
+    elif isinstance(dataset, Idx | Torchvision):
+        published = [fetch(remote_file(file, mirror()), UNFINISHED) for file in dataset.files]
 
     with replacing_folder(RAW) as folder:
         root = folder / FILES
@@ -65,8 +63,8 @@ def main() -> None:
         if isinstance(dataset, Own) and (found := bring(Path(parameters.source), root)) != root:
             root, recorded, where = found, parameters.source, f"left in {parameters.source}"
         elif isinstance(dataset, ImageNet):
-            root, recorded, where = official_archives(mirror()), MIRROR, f"left in {MIRROR}"
-        names = sorted(imagenet.known_archives()) if isinstance(dataset, ImageNet) else files_below(root)
+            root, recorded, where = official_archives(dataset, mirror()), MIRROR, f"left in {MIRROR}"
+        names = sorted(dict(dataset.archives)) if isinstance(dataset, ImageNet) else files_below(root)
         total = sum((root / name).stat().st_size for name in names)
         write_manifest(folder, parameters.dataset, names, root, recorded)
     shutil.rmtree(UNFINISHED, ignore_errors=True)
@@ -89,13 +87,13 @@ def packaged_file(dataset: Packaged) -> Path:
     return path
 
 
-def official_archives(place: str | None) -> Path:
-    """The folder with ImageNet's archives, once their md5 are those that torchvision knows.
+def official_archives(dataset: ImageNet, place: str | None) -> Path:
+    """The folder with ImageNet's archives, once their md5 are the official ones.
 
     Raises:
         UserError: there is no such folder, or an archive is missing or another one.
     """
-    known = imagenet.known_archives()
+    known = dict(dataset.archives)
     if place is None or not Path(place).is_dir():
         raise UserError(f"{MIRROR}: found {place or 'nothing'}, expected the folder that holds {', '.join(known)}")
     for name, expected in known.items():
@@ -109,37 +107,14 @@ def official_archives(place: str | None) -> Path:
     return Path(place)
 
 
-def remote_files(dataset: Torchvision, place: str | None) -> list[RemoteFile]:
-    """The files of a torchvision data set with torchvision's own md5 and mirrors, behind `place` if there is one."""
-    import torchvision  # takes seconds, and the default data set does without it
-
-    files = []
-    resources = known_files(getattr(torchvision.datasets, dataset.class_name))
-    for (places, md5), size in zip(resources, dataset.sizes, strict=True):
-        name = places[0].rsplit("/", 1)[-1]
-        addresses = [f"{place.rstrip('/')}/{name}", *places] if place else list(places)
-        # DVC clears data/raw/ before this stage runs again, after a change of its code for example.
-        cached = DVC_CACHE / md5[:2] / md5[2:]
-        if cached.exists():
-            addresses.insert(0, str(cached))
-        files.append(RemoteFile(name, md5, size, tuple(addresses)))
-    return files
-
-
-def known_files(source: Any) -> list[tuple[list[str], str]]:
-    """The files of a class of `torchvision.datasets`, which knows them by one of these names: addresses and md5."""
-    if hasattr(source, "md5_checksum"):  # SEMEION: one file
-        return [([source.url], source.md5_checksum)]
-    if hasattr(source, "split_list"):  # SVHN, USPS: part -> address, name, md5
-        return [([source.split_list[part][0]], source.split_list[part][2]) for part in ("train", "test")]
-    if hasattr(source, "tgz_md5"):  # CIFAR, STL10: one archive
-        return [([source.url], source.tgz_md5)]
-    if hasattr(source, "url"):  # EMNIST: one archive; it inherits MNIST's `resources`
-        return [([source.url], source.md5)]
-    resources = source.resources  # of the MNIST format: (name, md5); QMNIST: part -> (address, md5)
-    if isinstance(resources, dict):
-        return [([address], md5) for part in ("train", "test") for address, md5 in resources[part]]
-    return [([f"{address.rstrip('/')}/{name}" for address in source.mirrors], md5) for name, md5 in resources]
+def remote_file(file: File, place: str | None) -> RemoteFile:
+    """A published file with all its addresses, `place` before its makers' if there is one."""
+    addresses = [f"{place.rstrip('/')}/{file.name}", *file.addresses] if place else list(file.addresses)
+    # DVC clears data/raw/ before this stage runs again, after a change of its code for example.
+    cached = DVC_CACHE / file.md5[:2] / file.md5[2:]
+    if cached.exists():
+        addresses.insert(0, str(cached))
+    return RemoteFile(file.name, file.md5, file.size, tuple(addresses))
 
 
 if __name__ == "__main__":

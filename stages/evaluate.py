@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from pydantic import Field
 
 from stages.lib import classification, compute, model_file, regression, tensors
@@ -28,7 +29,7 @@ from stages.lib.parameters import StageParameters, load
 from stages.lib.pictures import mistakes_sheet
 
 MODELS = Path("models")
-TEST = Path("data/tensors/test.safetensors")
+TEST = Path("data/tensors/test")
 REPORTS = Path("reports")
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     parameters = load(Parameters)
     network, model = model_file.load(MODELS)
     device = compute.prepare(model.threads)
-    test = tensors.read(TEST)
+    test = tensors.read(TEST, memory=0)  # each row is looked at once
     if test.description != model.data:
         raise UserError(f"{TEST}: not of the data that {MODELS} was trained on; run `dvc repro`, which trains on them")
 
@@ -59,7 +60,8 @@ def main() -> None:
     for name in ("predictions", "errors", "classes", "calibration"):
         decimals = 6 if model.data.classes else None  # shares; of quantities nobody knows what is much
         write_table(REPORTS / f"{name}.csv", getattr(found, name), decimals=decimals)
-    pixels = to_pixels(test.images[found.worst].float().numpy(), model.data)
+    worst = [test.rows(row, row + 1) for row in found.worst.tolist()]
+    pixels = to_pixels(tensors.Standardize(model.data)(torch.cat(worst or [test.rows(0, 0)])).numpy(), model.data)
     with replacing(REPORTS / "mistakes.png") as temporary:
         mistakes_sheet(pixels, found.captions).save(temporary, "PNG")
     write_text(REPORTS / "metrics.json", json.dumps(found.figures, indent=2, allow_nan=False) + "\n")

@@ -3,10 +3,11 @@
     python -m stages.normalize
 
 In:  the original files, whatever their format.
-Out: data/normalized/, per split images uint8 (N, C, H, W) of one geometry, targets and source rows, and
-     statistics.json with the mean and standard deviation of the training pixels, of them alone; of a regression also
-     those of its targets.
-An official test part stays the test split; otherwise each class is divided by `test_fraction` and `val_fraction`.
+Out: data/normalized/{train,val,test}/, images uint8 (N, C, H, W) of one geometry, targets and source rows, and with
+     each split what the data are: classes, and mean and standard deviation of the training pixels, of them alone; of
+     a regression also those of its targets.
+Images are read once, a block at a time, however many there are. An official test part stays the test split; otherwise
+each class is divided by `test_fraction` and `val_fraction`.
 """
 
 from stages.lib.stage import UserError, run
@@ -14,25 +15,24 @@ from stages.lib.stage import UserError, run
 # isort: split
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
-from stages.lib import geometry, readers, split, statistics
+from stages.lib import duplicates, geometry, readers, split, statistics
 from stages.lib.description import DataDescription, Quantity
-from stages.lib.duplicates import found_in
 from stages.lib.files import replacing_folder
 from stages.lib.labels import CLASSIFICATION, TASKS
-from stages.lib.normalized import SPLITS, write_split, write_statistics
 from stages.lib.parameters import StageParameters, load
 from stages.lib.raw import read_manifest
 from stages.lib.readers import Part
+from stages.lib.shards import SPLITS, Writer
 
 RAW = Path("data/raw")
 NORMALIZED = Path("data/normalized")
+BLOCK = 1 << 23  # bytes of original pixels at a time
 UNEVEN = 10  # times as many images of one class as of another
 
 
@@ -51,45 +51,52 @@ class Parameters(StageParameters):
 def main() -> None:
     parameters = load(Parameters)
     raw = read_manifest(RAW)
-    parts, called = readers.read(
+    with readers.opened(
         raw,
         task=parameters.task,
         size=parameters.image_size,
         unreadable_allowed=parameters.unreadable_allowed,
-    )
-    classes = called if parameters.task == CLASSIFICATION else ()
+    ) as (parts, called):
+        classes = called if parameters.task == CLASSIFICATION else ()
 
-    # --- Which image goes where, all of one geometry ---
-    splits = divided(parts, classes, parameters)
-    if empty := [name for name, part in splits.items() if not len(part.targets)]:
-        raise UserError(f"{RAW}: no image is left for {' and '.join(empty)}; add some to the source")
-    for name, part in splits.items():
-        splits[name] = replace(part, images=geometry.fit(part.images, parameters.image_size))
-    splits["train"] = without_duplicates(splits, drop=parameters.drop_duplicates)
-    if classes:
-        tell_of_classes(splits["train"].targets, classes)
+        # --- Which image goes where ---
+        splits = divided(parts, classes, parameters)
+        if empty := [name for name, part in splits.items() if not len(part.targets)]:
+            raise UserError(f"{RAW}: no image is left for {' and '.join(empty)}; add some to the source")
+        if parameters.drop_duplicates:
+            splits["train"] = without_duplicates(splits, parameters.image_size)
+        if classes:
+            tell_of_classes(splits["train"].targets, classes)
 
-    # --- Statistics of train, of it alone ---
-    train = splits["train"]
-    mean, std = statistics.mean_and_std(statistics.count_values(train.images))
-    if not all(std):
-        raise UserError(f"{RAW}: the training pixels of a channel are all the same; there is nothing to learn from")
-    description = DataDescription(
-        dataset=raw.dataset,
-        classes=list(classes),
-        shape=train.images.shape[1:],
-        mean=mean,
-        std=std,
-        quantities=[] if classes else quantities(train.targets, called),
-    )
+        with replacing_folder(NORMALIZED) as folder:
+            # --- All of one geometry, block by block; what train holds is counted ---
+            shape = (splits["train"].images[:1].shape[1], parameters.image_size, parameters.image_size)
+            writers = {name: Writer(folder / name, shape, np.dtype(np.uint8)) for name in SPLITS}
+            digests = {name: np.empty(len(part.targets), np.uint64) for name, part in splits.items()}
+            counts = np.zeros((shape[0], 256), np.int64)
+            for name, images, rows in fitted(splits, parameters.image_size):
+                writers[name].append(images, splits[name].targets[rows], splits[name].index[rows])
+                digests[name][rows] = duplicates.digests(images)
+                if name == "train":
+                    counts += statistics.count_values(images)
+            tell_of_duplicates(digests)
 
-    sha256: dict[str, str] = {}
-    with replacing_folder(NORMALIZED) as folder:
-        for name in SPLITS:
-            part = splits[name]
-            sha256 |= write_split(folder, name, part.images, part.targets, part.index)
-            print(f"{name:>5}: {len(part.images):,} images of {' x '.join(map(str, part.images.shape[1:]))}")
-        write_statistics(folder, description, sha256)
+            # --- Statistics of train, of it alone ---
+            mean, std = statistics.mean_and_std(counts)
+            if not all(std):
+                raise UserError(
+                    f"{RAW}: the training pixels of a channel are all the same; there is nothing to learn from"
+                )
+            description = DataDescription(
+                dataset=raw.dataset,
+                classes=list(classes),
+                shape=shape,
+                mean=mean,
+                std=std,
+                quantities=[] if classes else quantities(splits["train"].targets, called),
+            )
+            for name, writer in writers.items():
+                print(f"{name:>5}: {writer.finish(description):,} images of {' x '.join(map(str, shape))}")
 
 
 def divided(parts: Mapping[str, Part], classes: Sequence[str], parameters: Parameters) -> dict[str, Part]:
@@ -109,14 +116,43 @@ def divided(parts: Mapping[str, Part], classes: Sequence[str], parameters: Param
     return {name: rest.take(own) for name, own in rows.items()} | official
 
 
-def without_duplicates(splits: Mapping[str, Part], *, drop: bool) -> Part:
-    """The training split; images that are also in val or test are counted, and if asked dropped."""
-    train = splits["train"]
-    again = {name: found_in(train.images, [splits[name].images]) for name in ("val", "test")}
-    if any(copies.any() for copies in again.values()):
-        told = ", ".join(f"{copies.sum():,} also in {name}" for name, copies in again.items())
-        print(f"duplicates: of the training images {told}{'; dropped' if drop else ''}")
-    return train.take(np.flatnonzero(~(again["val"] | again["test"]))) if drop else train
+def fitted(splits: Mapping[str, Part], size: int) -> Iterator[tuple[str, np.ndarray, slice]]:
+    """The images of all splits, each read once, in the order in which the source has them.
+
+    Yields:
+        The name of a split, some of its images (n, C, size, size) uint8, and which of its rows they are.
+    """
+    sources = {id(part.images): part.images for part in splits.values()}
+    for source in sources.values():
+        mine = {name: part for name, part in splits.items() if part.images is source}
+        block = max(1, BLOCK // source[:1].nbytes)
+        for start in range(0, len(source), block):
+            found = {name: np.searchsorted(part.index, [start, start + block]) for name, part in mine.items()}
+            if all(first == last for first, last in found.values()):
+                continue
+            images = source[start : start + block]
+            for name, (first, last) in found.items():
+                if first < last:
+                    own = images[mine[name].index[first:last] - start]
+                    yield name, geometry.fit(own, size), slice(first, last)
+
+
+def without_duplicates(splits: Mapping[str, Part], size: int) -> Part:
+    """The training split without the images that are also in val or test."""
+    digests = {name: np.empty(len(part.targets), np.uint64) for name, part in splits.items()}
+    for name, images, rows in fitted(splits, size):
+        digests[name][rows] = duplicates.digests(images)
+    tell_of_duplicates(digests, "; dropped")
+    again = duplicates.found_in(digests["train"], np.concatenate([digests["val"], digests["test"]]))
+    return splits["train"].take(np.flatnonzero(~again))
+
+
+def tell_of_duplicates(digests: Mapping[str, np.ndarray], what_then: str = "") -> None:
+    """Say how many training images are also in another split."""
+    again = {name: int(duplicates.found_in(digests["train"], digests[name]).sum()) for name in ("val", "test")}
+    if any(again.values()):
+        told = ", ".join(f"{count:,} also in {name}" for name, count in again.items())
+        print(f"duplicates: of the training images {told}{what_then}")
 
 
 def quantities(targets: np.ndarray, names: Sequence[str]) -> list[Quantity]:

@@ -55,8 +55,9 @@ def task_rules() -> list[dict[str, Any]]:
         ),
         REGRESSION: ("loss", {"enum": [*losses.OF_QUANTITIES]}, f"regression takes {', '.join(losses.OF_QUANTITIES)}"),
     }
-    tables = [name for name, dataset in DATASETS.items() if isinstance(dataset, Own) and dataset.table]
-    rules = [(REGRESSION, "dataset", {"enum": tables}, f"regression takes the dataset {' or '.join(tables)}: a table")]
+    tables = [name for name, dataset in DATASETS.items() if isinstance(dataset, Own) and dataset.labels != "folders"]
+    own = f"regression takes the dataset {' or '.join(tables)}: numbers of your own"
+    rules = [(REGRESSION, "dataset", {"enum": tables}, own)]
     rules += [(task, *wanted[task]) for task in TASKS]
     return [
         {

@@ -40,8 +40,9 @@ from stages.lib.files import write_table, write_text
 from stages.lib.parameters import StageParameters, load
 from stages.lib.schedules import SCHEDULES, learning_rate
 
-TRAIN = Path("data/tensors/train.safetensors")
-VAL = Path("data/tensors/val.safetensors")
+TRAIN = Path("data/tensors/train")
+VAL = Path("data/tensors/val")
+MEBIBYTE = 1 << 20
 MODELS = Path("models")
 CURVES = Path("reports/train.csv")
 SUMMARY = Path("reports/train.json")
@@ -88,6 +89,9 @@ class Parameters(StageParameters):
         ge=0, lt=1, description="share of all steps in which the learning rate rises; null: the schedule's own"
     )
     batch_size: int = Field(ge=1, le=10**9, description="images per step")
+    memory: int = Field(
+        ge=1, le=10**6, description="MiB of training images to hold at a time; a larger split is shuffled in blocks"
+    )
     epochs: int = Field(ge=1, le=10**6, description="passes over the training split, at most")
     patience: int | None = Field(
         ge=1, le=10**6, description="epochs without a lower val loss before it ends; null: never"
@@ -101,7 +105,8 @@ def main() -> None:
     # --- What to train, on what ---
     parameters = load(Parameters)
     device = compute.prepare(parameters.threads)
-    train, val = (ready(tensors.read(path), parameters.loss) for path in (TRAIN, VAL))
+    memory = parameters.memory * MEBIBYTE
+    train, val = (ready(tensors.read(path, memory), parameters.loss) for path in (TRAIN, VAL))
     data = train.description
     architecture = model_file.Architecture(**parameters.model_dump(include=set(model_file.Architecture.model_fields)))
 
@@ -123,8 +128,9 @@ def main() -> None:
         arguments=parameters.optimizer_args,
     )
     training.refuse_a_lonely_image(network, len(train), parameters.batch_size)
-    order = ShuffledBatches(len(train), parameters.batch_size, seed=parameters.seed)
-    batches = loader(train, order)
+    order = ShuffledBatches(train, parameters.batch_size, seed=parameters.seed, memory=memory)
+    batches = loader(order)
+    standardize = tensors.Standardize(data).to(device)
     augment = augmentation.build(parameters.augmentation, data.outputs)
     rate_of = partial(
         learning_rate,
@@ -147,13 +153,14 @@ def main() -> None:
     try:
         while len(progress.rows) < parameters.epochs and not progress.out_of_patience(parameters.patience):
             done = len(progress.rows)
-            order.epoch, order.start = done, progress.step
+            order.begin(done, progress.step)
             steps = range(done * len(order) + progress.step, (done + 1) * len(order))
             training.train_epoch(
                 network,
                 loss_function,
                 optimizer,
                 batches,
+                standardize,
                 augment,
                 [rate_of(step) for step in steps],
                 [derived_seed(parameters.seed, "dropout", step) for step in steps],

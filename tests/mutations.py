@@ -26,7 +26,7 @@ import tempfile
 import traceback
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,12 @@ from stages import cache, download, evaluate, normalize, train
 from stages.lib import (
     checkpoint,
     model_file,
-    normalized,
     parameters,
     pixels,
     pretrained,
     raw,
     readers,
+    shards,
     tables,
     tensors,
 )
@@ -97,13 +97,15 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def plain(part: readers.Part) -> list[Any]:
-    return [part.images.tolist(), part.targets.tolist()]
+    return [part.images[:].tolist(), part.targets.tolist()]
 
 
 def parts(dataset: str) -> dict[str, readers.Part]:
     """What the reader makes of the files as they are now; in a run, other ones are refused before it."""
     sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in RAW_FILES.iterdir()}
-    return readers.read(raw.Raw(dataset, RAW_FILES, sha256), task="classification", size=4, unreadable_allowed=0)[0]
+    source = raw.Raw(dataset, RAW_FILES, sha256)
+    with readers.opened(source, task="classification", size=4, unreadable_allowed=0) as (found, _):
+        return {name: replace(part, images=part.images[:]) for name, part in found.items()}
 
 
 def read_idx() -> Any:
@@ -161,12 +163,13 @@ def read_manifest() -> Any:
 
 
 def read_normalized() -> Any:
-    description, sha256 = normalized.read_statistics(cache.NORMALIZED)
-    return [description, [array.tolist() for array in normalized.read_split(cache.NORMALIZED, "train", sha256)]]
+    split = shards.read(cache.NORMALIZED / "train")
+    return [split.images(0, len(split)).tolist(), split.labels("targets").tolist(), split.description, split.sha256]
 
 
 def read_tensors() -> Any:
-    split = tensors.read(train.TRAIN)
+    split = tensors.read(train.TRAIN, memory=1 << 20)
+    assert isinstance(split.images, torch.Tensor)
     return [split.images.tolist(), split.targets.tolist(), split.index.tolist(), split.description, split.sha256]
 
 
@@ -289,16 +292,14 @@ def make() -> Iterator[Kind]:
         Path(f"images/image.{ending}").write_bytes(content.getvalue())
         yield Kind(ending, f"images/image.{ending}", content.getvalue(), read_image, lambda _: (3, 4, 4))
 
-    cache.NORMALIZED.mkdir(parents=True)
-    sha256 = normalized.write_split(cache.NORMALIZED, "train", IMAGES, TARGETS, np.arange(12))
-    normalized.write_statistics(cache.NORMALIZED, DESCRIPTION, sha256)
-    for name in ("statistics.json", "train_images.npy", "train_targets.npy"):
-        path = cache.NORMALIZED / name
-        yield Kind(name, str(path), path.read_bytes(), read_normalized, unchanged(read_normalized), JSON)
-
     standardized = cache.standardize(IMAGES, [0.5], [0.25])
-    tensors.write(train.TRAIN, standardized, TARGETS, np.arange(12), DESCRIPTION)
-    yield Kind("tensors", str(train.TRAIN), train.TRAIN.read_bytes(), read_tensors, unchanged(read_tensors), JSON)
+    for folder, stored in ((cache.NORMALIZED / "train", IMAGES), (train.TRAIN, standardized)):
+        writer = shards.Writer(folder, DESCRIPTION.shape, stored.dtype)
+        writer.append(stored, TARGETS, np.arange(12))
+        writer.finish(DESCRIPTION)
+    for folder, read in ((cache.NORMALIZED / "train", read_normalized), (train.TRAIN, read_tensors)):
+        for path in sorted(folder.iterdir()):
+            yield Kind(f"{folder.parent.name} {path.name}", str(path), path.read_bytes(), read, unchanged(read), JSON)
 
     network = model_file.build(ARCHITECTURE, DESCRIPTION)
     model_file.save(train.MODELS, network.state_dict(), ARCHITECTURE, DESCRIPTION, {"lr": 0.1}, threads=1)
@@ -315,8 +316,8 @@ def make() -> Iterator[Kind]:
     # Of a program's own making, with the right hash:
     path = train.MODELS / model_file.DESCRIPTION
     yield Kind("model.json sealed anew", str(path), path.read_bytes(), read_model, None, JSON, seal_anew)
-    path = cache.NORMALIZED / normalized.STATISTICS
-    yield Kind("statistics.json sealed anew", str(path), path.read_bytes(), read_normalized, None, JSON, seal_anew)
+    path = cache.NORMALIZED / "train" / shards.SPLIT
+    yield Kind("split.json sealed anew", str(path), path.read_bytes(), read_normalized, None, JSON, seal_anew)
 
     progress = checkpoint.Progress(step=3)
     progress.finish_epoch({"epoch": 1, "val_loss": 0.5}, network)

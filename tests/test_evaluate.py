@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from stages import evaluate
-from stages.lib import model_file, tensors
+from stages.lib import model_file, shards, tensors
 from stages.lib.pictures import mistakes_sheet
 from stages.lib.sealed import seal, unseal
 from tests.conftest import Project
@@ -55,15 +55,15 @@ def test_a_model_of_other_data_is_refused(project: Project) -> None:
     path.write_text(seal(fields))
     before = (project.root / "reports/metrics.json").read_bytes()
     refused = project.stage("evaluate", fails=True)
-    assert refused.stderr.startswith("evaluate: error: data/tensors/test.safetensors: not of the data that models")
+    assert refused.stderr.startswith("evaluate: error: data/tensors/test: not of the data that models")
     assert (project.root / "reports/metrics.json").read_bytes() == before
 
 
 def test_pixels_come_back(reproduced: Project) -> None:
-    test = tensors.read(reproduced.root / "data/tensors/test.safetensors")
-    pixels = evaluate.to_pixels(test.images.numpy(), test.description)
-    original = np.load(reproduced.root / "data/normalized/test_images.npy")
-    np.testing.assert_array_equal(pixels, original)
+    test = shards.read(reproduced.root / "data/normalized/test")
+    original = test.images(0, len(test))
+    standardized = tensors.Standardize(test.description)(torch.from_numpy(original))
+    np.testing.assert_array_equal(evaluate.to_pixels(standardized.numpy(), test.description), original)
 
 
 def test_the_sheet_shows_each_mistake_with_its_captions(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import scipy.io
 from torchvision.datasets import imagenet
 
 from stages import cache, download, normalize
-from stages.lib import readers
-from stages.lib.normalized import read_statistics
+from stages.lib import readers, shards
+from stages.lib.datasets import DATASETS, ImageNet
 from stages.lib.stage import UserError
 from tests.test_arrays import md5
 from tests.test_own_images import choose, photo, splits
@@ -81,6 +81,7 @@ def mirror(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (place / file).write_bytes(content)
         known[name] = (file, md5(content))
     monkeypatch.setattr(imagenet, "ARCHIVE_META", known)
+    monkeypatch.setitem(DATASETS, "imagenet", ImageNet(tuple(known.values())))
     monkeypatch.setenv("DATASET_MIRROR", str(place))
     choose(dataset="imagenet", image_size=16)
     return place
@@ -117,7 +118,7 @@ def test_the_archives_may_be_elsewhere_on_another_machine(mirror: Path, monkeypa
     normalize.main()
     download.main()
     assert (download.RAW / "dataset.json").read_bytes() == before
-    assert read_statistics(normalize.NORMALIZED)[0].dataset == "imagenet"
+    assert shards.read(normalize.NORMALIZED / "test").description.dataset == "imagenet"
 
 
 def test_without_its_archives_it_says_what_is_missing(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from stages import download, normalize
-from stages.lib import sources
-from stages.lib.normalized import SPLITS, read_split, read_statistics
+from stages.lib import shards, sources
 from stages.lib.pixels import decode
 from stages.lib.stage import UserError
 from tests.conftest import Project
@@ -53,8 +52,12 @@ def run(**parameters: object) -> None:
 
 
 def splits() -> tuple[list[str], dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    description, sha256 = read_statistics(normalize.NORMALIZED)
-    return description.classes, {name: read_split(normalize.NORMALIZED, name, sha256) for name in SPLITS}
+    """The classes, and of each split images, targets and index."""
+    stored = {name: shards.read(normalize.NORMALIZED / name) for name in shards.SPLITS}
+    return stored["train"].description.classes, {
+        name: (split.images(0, len(split)), split.labels("targets"), split.labels("index"))
+        for name, split in stored.items()
+    }
 
 
 def content(folder: Path) -> dict[str, bytes]:

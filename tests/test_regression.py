@@ -51,7 +51,7 @@ def test_the_score_of_a_training_epoch_is_r2() -> None:
     batches = sum(tasks.score_sum(outputs[rows], targets[rows]) for rows in torch.arange(1000).split(64))
     expected = np.mean([metrics.regression(targets[:, at].numpy(), outputs[:, at].numpy())["r2"] for at in (0, 1)])
     assert batches / 1000 == pytest.approx(expected, rel=1e-5)
-    assert tasks.score(outputs, targets) == pytest.approx(expected, rel=1e-5)
+    assert tasks.score(tasks.sums(outputs, targets), targets) == pytest.approx(expected, rel=1e-5)
 
 
 def test_figures_by_hand() -> None:
@@ -59,7 +59,7 @@ def test_figures_by_hand() -> None:
     assert found == pytest.approx({"mae": 1.0, "rmse": np.sqrt(10 / 4), "r2": 1 - 10 / 14})
     assert metrics.regression(np.full(20, 0.1), np.full(20, 0.3))["r2"] == 0.0, "no spread to explain, but of rounding"
     constant = torch.full((20, 1), 0.1, dtype=torch.float64)
-    assert tasks.score(constant + 0.2, constant) == 0.0
+    assert tasks.score(tasks.sums(constant + 0.2, constant), constant) == 0.0
     assert metrics.regression(np.ones(3), np.ones(3)) == {"mae": 0.0, "rmse": 0.0, "r2": 0.0}
 
 
@@ -80,7 +80,7 @@ def test_errors_in_their_own_units_worst_first() -> None:
     outputs = tasks.wanted(targets, DATA).double()
     outputs[17, 0] += 3.0  # thirty years
     outputs[5, 1] -= 2.0
-    found = regression.judge(outputs, targets, np.arange(200) + 1000, DATA, most=3)
+    found = regression.judge([(slice(None), outputs)], targets, np.arange(200) + 1000, DATA, most=3)
     assert found.figures["age"]["mae"] == pytest.approx(30 / 200, rel=1e-4)
     assert found.figures["size"]["rmse"] == pytest.approx(4e5 / np.sqrt(200), rel=1e-4)
     assert found.figures["r2"] == pytest.approx(np.mean([found.figures[name]["r2"] for name in ("age", "size")]))
@@ -161,7 +161,7 @@ def test_from_a_table_to_its_figures_with_dvc(brightness: Project) -> None:
 
 def test_of_numbers_a_run_may_differ_by_little() -> None:
     found = regression.judge(
-        tasks.wanted(quantities(300), DATA).double(), quantities(300), np.arange(300), DATA, most=0
+        [(slice(None), tasks.wanted(quantities(300), DATA).double())], quantities(300), np.arange(300), DATA, most=0
     )
     committed = pd.DataFrame(found.predictions)
     assert not differing(committed, committed).any()

@@ -74,8 +74,8 @@ def test_a_machine_that_runs_one_change_fetches_what_it_needs(
     machine.set(epochs=1)
     assert machine.repro("--pull", "--allow-missing") == ["train", "evaluate"]
     assert not (machine.root / "data/normalized").exists()
-    fetched = {str(path.relative_to(machine.root)) for path in machine.root.glob("data/*/*.safetensors")}
-    assert fetched == {f"data/tensors/{split}.safetensors" for split in ("train", "val", "test")}
+    fetched = {str(path.relative_to(machine.root)) for path in machine.root.glob("data/*/*/*.safetensors")}
+    assert fetched == {f"data/tensors/{split}/00000.safetensors" for split in ("train", "val", "test")}
 
 
 @pytest.mark.torture(quick=0, long=1)

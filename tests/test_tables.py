@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from stages import download, normalize
-from stages.lib.normalized import read_statistics
+from stages.lib import shards
 from stages.lib.stage import UserError
 from stages.lib.statistics import mean_and_std_of_reals
 from tests.test_own_images import photo, run, splits
@@ -52,7 +52,7 @@ def test_numbers_are_kept_in_their_own_unit(folder: Path) -> None:
     for _, targets, index in found.values():
         assert targets.dtype == np.float64
         np.testing.assert_array_equal(targets, wanted[index])
-    description, _ = read_statistics(normalize.NORMALIZED)
+    description = shards.read(normalize.NORMALIZED / "train").description
     train = found["train"][1]
     assert [quantity.name for quantity in description.quantities] == ["age", "weight"]
     for at, quantity in enumerate(description.quantities):

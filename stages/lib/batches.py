@@ -1,7 +1,10 @@
-"""Dataset and DataLoader over one split in memory: whole batches by index, no work per image.
+"""Dataset and DataLoader: the batches of a training, in an order that follows from seed and epoch alone.
 
-The order of an epoch follows from (seed, epoch) alone, so that neither the number of workers nor an interruption
-changes it.
+Neither the number of workers nor an interruption changes it. Where memory holds all images of a split, each epoch is a
+uniform shuffle of them. Where it does not, they are read a window at a time: the split is cut into blocks of
+neighbouring rows, the blocks are shuffled, as many as half the memory holds make a window, and the rows of a window are
+shuffled. While one window is used, the next is read, in the order of the disk. So every row comes once an epoch, and
+any two may meet in a batch, if not in each epoch; data sorted by class lose nothing but that blocks stay together.
 """
 
 import hashlib
@@ -9,79 +12,102 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from stages.lib.stage import UserError
 from stages.lib.tensors import Split
 
-
-class SplitDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Indexed by many rows at once: rows (B,) int64 or a slice -> images (B, C, H, W) float32, targets (B,) int64."""
-
-    def __init__(self, split: Split) -> None:
-        self.images, self.targets = split.images, split.targets
-
-    def __getitem__(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        if isinstance(rows, slice):
-            # A copy: where in memory the file happens to be mapped would change the last bits of a product.
-            return self.images[rows].clone().float(), self.targets[rows]
-        # Row by row in one piece each, in half the time of `images[rows]`.
-        return self.images.index_select(0, rows).float(), self.targets.index_select(0, rows)
+BLOCK = 1 << 18  # bytes of neighbouring rows
 
 
-class ShuffledBatches(Sampler[Tensor]):
-    """The rows of each batch of an epoch: every row once, uniformly shuffled; the last batch may be smaller.
+class ShuffledBatches(IterableDataset[tuple[Tensor, Tensor]]):
+    """Images (B, C, H, W) as they are stored, and targets; every row once an epoch, the last batch may be smaller.
 
-    `epoch`, from 0, says of which epoch, and `start` behind how many of its batches to begin.
+    `begin` says of which epoch, from 0, and behind how many of its batches; processes that load ahead see it too.
     """
 
-    def __init__(self, rows: int, batch_size: int, *, seed: int) -> None:
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.epoch, self.start = 0, 0
+    def __init__(self, split: Split, batch_size: int, *, seed: int, memory: int) -> None:
+        self.split, self.batch_size, self.seed = split, batch_size, seed
+        self.memory = memory  # bytes of images, where they are not in memory already
+        self.place = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch, and how many batches are done
 
-    def __iter__(self) -> Iterator[Tensor]:
-        own = torch.Generator().manual_seed(derived_seed(self.seed, "shuffle", self.epoch))
-        order = torch.randperm(self.rows, generator=own)
-        for first in range(self.start * self.batch_size, self.rows, self.batch_size):
-            yield order[first : first + self.batch_size]
-
-    def __len__(self) -> int:
-        return -(-self.rows // self.batch_size)
-
-
-class Slices(Sampler[slice]):
-    """The rows in their own order."""
-
-    def __init__(self, rows: int, batch_size: int) -> None:
-        self.rows, self.batch_size = rows, batch_size
-
-    def __iter__(self) -> Iterator[slice]:
-        for start in range(0, self.rows, self.batch_size):
-            yield slice(start, min(start + self.batch_size, self.rows))
+    def begin(self, epoch: int, done: int) -> None:
+        """Say where the next iteration begins."""
+        self.place.copy_(torch.tensor([epoch, done]))
 
     def __len__(self) -> int:
-        return -(-self.rows // self.batch_size)
-
-
-class InMemory:
-    """The batches of a split in this process: a DataLoader without what it costs at each batch."""
-
-    def __init__(self, dataset: SplitDataset, batches: ShuffledBatches | Slices) -> None:
-        self.dataset, self.batches = dataset, batches
+        return -(-len(self.split) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (self.dataset[rows] for rows in self.batches)
+        worker = get_worker_info()  # one of several processes that load ahead takes every so manieth batch
+        epoch, batch = self.place.tolist()
+        batch, step = (batch + worker.id, worker.num_workers) if worker else (batch, 1)
+        pieces: list[tuple[Tensor, Tensor]] = []  # of a batch that two windows share
+        for first, order, images, targets in self._windows(epoch, batch * self.batch_size):
+            last = first + len(order)
+            while (low := max(batch * self.batch_size, first)) < last:
+                end = min((batch + 1) * self.batch_size, len(self.split))
+                rows = order[low - first : min(end, last) - first]
+                # Row by row in one piece each, in half the time of `images[rows]`.
+                pieces.append((images.index_select(0, rows), targets.index_select(0, rows)))
+                if end > last:
+                    break
+                yield pieces[0] if len(pieces) == 1 else tuple(map(torch.cat, zip(*pieces, strict=True)))  # type: ignore[misc]
+                pieces, batch = [], batch + step
+
+    def _windows(self, epoch: int, begin: int) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """Position in the epoch, order of the rows, images and targets of each window that ends behind `begin`."""
+        if isinstance(self.split.images, Tensor):
+            order = torch.randperm(len(self.split), generator=self._generator("shuffle", epoch))
+            yield 0, order.to(self.split.images.device), self.split.images, self.split.targets
+            return
+        rows = max(1, BLOCK // self.split.images.bytes_of_a_row)
+        blocks = torch.randperm(-(-len(self.split) // rows), generator=self._generator("blocks", epoch))
+        held = max(1, self.memory // 2 // (rows * self.split.images.bytes_of_a_row))
+        waiting, position = [], 0
+        for number, some in enumerate(blocks.split(held)):
+            ranges = [(at * rows, min((at + 1) * rows, len(self.split))) for at in some.sort().values.tolist()]
+            behind = position + sum(high - low for low, high in ranges)
+            if behind > begin:
+                waiting.append((epoch, position, number, ranges))
+            position = behind
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            ahead = [reader.submit(self._read, *window) for window in waiting[:1]]
+            for number in range(len(waiting)):
+                found = ahead.pop().result()
+                ahead += [reader.submit(self._read, *window) for window in waiting[number + 1 : number + 2]]
+                yield found
+
+    def _read(
+        self, epoch: int, position: int, number: int, ranges: list[tuple[int, int]]
+    ) -> tuple[int, Tensor, Tensor, Tensor]:
+        stored = self.split.images
+        assert not isinstance(stored, Tensor)
+        rows = sum(high - low for low, high in ranges)
+        images = np.empty((rows, *stored.description.shape), stored.dtype)
+        done = 0
+        for low, high in ranges:
+            stored.read_into(images[done : done + high - low], low)
+            done += high - low
+        targets = torch.cat([self.split.targets[low:high] for low, high in ranges])
+        order = torch.randperm(rows, generator=self._generator(f"window {number}", epoch))
+        return position, order, torch.from_numpy(images), targets
+
+    def _generator(self, purpose: str, epoch: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derived_seed(self.seed, purpose, epoch))
 
 
-def loader(split: Split, batches: ShuffledBatches | Slices) -> "InMemory | DataLoader[tuple[Tensor, Tensor]]":
-    """What gives each batch in one piece.
+def loader(batches: ShuffledBatches) -> "ShuffledBatches | DataLoader[tuple[Tensor, Tensor]]":
+    """The batches, loaded ahead if that is wanted.
 
-    `LOADER_WORKERS` processes load ahead with a DataLoader, in the same order; 0, the default, because the tensors are
-    in memory already and sending them from another process costs more than it saves.
+    `LOADER_WORKERS` processes do so with a DataLoader, in the same order; 0, the default, because the images are in
+    memory already, or read ahead, and sending them from another process costs more than it saves.
 
     Raises:
         UserError: LOADER_WORKERS is not a whole number of at least 0.
@@ -90,12 +116,11 @@ def loader(split: Split, batches: ShuffledBatches | Slices) -> "InMemory | DataL
     if not text.isdecimal():
         raise UserError(f"LOADER_WORKERS: found `{text}`, expected a whole number of at least 0; unset it for none")
     if not int(text):
-        return InMemory(SplitDataset(split), batches)
+        return batches
     # Without a generator of its own the loader would draw from the global one, and with it change dropout's draws.
     own = torch.Generator()
     return DataLoader(
-        SplitDataset(split),
-        sampler=batches,
+        batches,
         batch_size=None,
         num_workers=int(text),
         persistent_workers=True,

@@ -1,5 +1,6 @@
 """How a classifier does on the test split."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,34 +16,46 @@ MOST_PAIRS = 30  # of classes that are confused
 
 
 def judge(
-    logits: Tensor, targets: Tensor, index: np.ndarray, data: DataDescription, *, bins: int, most: int
+    outputs: Iterable[tuple[slice, Tensor]],
+    targets: Tensor,
+    index: np.ndarray,
+    data: DataDescription,
+    *,
+    bins: int,
+    most: int,
 ) -> Judgement:
     """Accuracy, calibration, and what is confused with what.
 
     Args:
-        logits: (N, classes) float64.
+        outputs: some rows at a time, until all are done, and their logits (n, classes) float64.
         targets: (N,) int64, class numbers.
         index: (N,) int64, rows of the source.
         data: what the model knows of its data.
         bins: of confidence between 0 and 1.
         most: how many of the most confident mistakes are to be shown.
     """
-    probabilities = logits.softmax(1).numpy()
-    actual, predicted = targets.numpy(), probabilities.argmax(1)
-    confidence, correct = probabilities.max(1), actual == predicted
+    actual = targets.numpy()
+    predicted, confidence = np.empty_like(actual), np.empty(len(actual))
+    loss_sum, among_best = 0.0, 0
+    for rows, logits in outputs:
+        probabilities = logits.softmax(1).numpy()
+        predicted[rows], confidence[rows] = probabilities.argmax(1), probabilities.max(1)
+        loss_sum += float(cross_entropy(logits, targets[rows], reduction="sum"))
+        among_best += metrics.among_best(probabilities, actual[rows], 5)
+    correct = actual == predicted
     calibration = metrics.calibration(confidence, correct, bins)
     low, high = metrics.accuracy_interval(int(correct.sum()), len(correct))
     figures = {
         "accuracy": float(correct.mean()),
         "accuracy_low": low,
         "accuracy_high": high,
-        "loss": float(cross_entropy(logits, targets)),
+        "loss": loss_sum / len(correct),
         "macro_f1": metrics.macro_f1(actual, predicted, len(data.classes)),
         "calibration_error": metrics.calibration_error(calibration),
         "rows": len(correct),
     }
     if len(data.classes) >= MANY_CLASSES:
-        figures["top_5_accuracy"] = metrics.top_accuracy(probabilities, actual, 5)
+        figures["top_5_accuracy"] = among_best / len(correct)
 
     names = np.array(data.classes)
     pairs = metrics.confused_pairs(actual, predicted, data.classes)[:MOST_PAIRS]
@@ -55,10 +68,10 @@ def judge(
     return Judgement(
         figures=figures,
         predictions={
-            "index": index.tolist(),
-            "actual": names[actual].tolist(),
-            "predicted": names[predicted].tolist(),
-            "confidence": confidence.tolist(),
+            "index": index,
+            "actual": map(data.classes.__getitem__, actual),
+            "predicted": map(data.classes.__getitem__, predicted),
+            "confidence": confidence,
         },
         errors={"error": [error for error, _ in pairs], "images": [images for _, images in pairs]},
         classes=columns(metrics.by_class(actual, predicted, data.classes)),

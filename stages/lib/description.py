@@ -1,5 +1,7 @@
 """What data say of themselves, from normalize to the finished model."""
 
+import math
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -24,6 +26,11 @@ class DataDescription(_Strict):
     mean: list[float]  # per channel, of training pixels scaled to 0..1
     std: list[float]
     quantities: list[Quantity] = []  # what a regression predicts; of a classification, none
+
+    @property
+    def pixels(self) -> int:
+        """How many numbers an image has."""
+        return math.prod(self.shape)
 
     @property
     def outputs(self) -> int:

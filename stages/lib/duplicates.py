@@ -1,16 +1,21 @@
-"""Images that stand in two splits, pixel for pixel: who trains on a test image knows its answer."""
+"""Images that stand in two splits, pixel for pixel: who trains on a test image knows its answer.
+
+Images are compared by a hash of 64 bits: of ten million, two different ones share it once in 400,000 data sets.
+"""
 
 import hashlib
-from collections.abc import Iterable
 
 import numpy as np
 
 
-def found_in(images: np.ndarray, others: Iterable[np.ndarray]) -> np.ndarray:
-    """Which of the images are also among the others: (N, C, H, W) uint8 -> (N,) bool."""
-    known = {digest for other in others for digest in _digests(other)}
-    return np.array([digest in known for digest in _digests(images)], bool)
+def digests(images: np.ndarray) -> np.ndarray:
+    """A number for each image: (n, C, H, W) uint8 -> (n,) uint64."""
+    found = b"".join(hashlib.blake2b(image, digest_size=8).digest() for image in np.ascontiguousarray(images))
+    return np.frombuffer(found, "<u8")
 
 
-def _digests(images: np.ndarray) -> list[bytes]:
-    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
+def found_in(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of some digests are also among others: (N,) uint64, (M,) uint64 -> (N,) bool."""
+    known = np.sort(others)
+    places = np.searchsorted(known, images).clip(max=max(0, len(known) - 1))
+    return known[places] == images if len(known) else np.zeros(len(images), bool)

@@ -9,7 +9,7 @@ import csv
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_table(path: Path, columns: Mapping[str, Sequence[object]], *, decimals: int | None = None) -> None:
+def write_table(path: Path, columns: Mapping[str, Iterable[object]], *, decimals: int | None = None) -> None:
     """Write a CSV with a head line, the same bytes on every platform.
 
     Args:

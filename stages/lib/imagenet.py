@@ -11,13 +11,6 @@ from stages.lib.raw import Raw
 OFFICIAL = {"train": "train", "test": "val"}
 
 
-def known_archives() -> dict[str, str]:
-    """File name -> md5 of the three archives, as torchvision has them."""
-    from torchvision.datasets import imagenet  # takes seconds, and most data sets do without it
-
-    return dict(imagenet.ARCHIVE_META.values())
-
-
 def unpacked(raw: Raw, folder: Path, part: str) -> tuple[list[str], list[int], tuple[str, ...]]:
     """Unpack one part. torchvision checks the md5 of an archive before it opens it.
 

@@ -1,11 +1,12 @@
 """What evaluate finds out about a model, whatever its task: `classification.judge` and `regression.judge` give it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-Table = dict[str, list[Any]]  # name of a column -> its values
+Table = dict[str, Iterable[Any]]  # name of a column -> its values
 
 
 @dataclass(frozen=True)

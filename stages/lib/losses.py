@@ -61,3 +61,10 @@ def build(name: str, arguments: Mapping[str, Any], targets: Tensor, outputs: int
     except Exception as error:  # whatever torch raises, the cause is in these values
         raise UserError(f"params.yaml: {name} refuses {dict(arguments)}: {reason(error)}; change loss_args") from error
     return loss
+
+
+def counted(loss: nn.Module, targets: Tensor) -> float:
+    """By what a loss divides to give the mean over these targets: their number, or the weights of their classes."""
+    if isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None and targets.dtype == torch.int64:
+        return float(loss.weight[targets].sum())
+    return len(targets)

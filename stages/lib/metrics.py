@@ -76,10 +76,10 @@ def confused_pairs(actual: np.ndarray, predicted: np.ndarray, names: Sequence[st
     ]
 
 
-def top_accuracy(probabilities: np.ndarray, actual: np.ndarray, best: int) -> float:
-    """How often the class is among the `best` most probable ones: (N, classes), (N,) -> 0..1. Ties count against it."""
+def among_best(probabilities: np.ndarray, actual: np.ndarray, best: int) -> int:
+    """On how many rows the class is among the `best` most probable ones, (N, classes), (N,). Ties count against it."""
     own = probabilities[np.arange(len(actual)), actual]
-    return float(np.mean((probabilities >= own[:, None]).sum(1) <= best))
+    return int(((probabilities >= own[:, None]).sum(1) <= best).sum())
 
 
 def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int) -> list[dict[str, float]]:

@@ -1,18 +1,22 @@
 """From the bytes of an image file, of any format, size and kind that Pillow reads, to pixels of one geometry."""
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from os import cpu_count
+from pathlib import Path
 from signal import SIG_IGN, SIGINT, SIGTERM, signal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from stages.lib.array_file import ArrayFile, as_they_are
+from stages.lib.files import named
 from stages.lib.geometry import fit_image
 from stages.lib.stage import UserError, reason
 
@@ -55,14 +59,15 @@ def decode(content: bytes, size: int) -> tuple[np.ndarray, bool]:
 
 
 def decode_all(
-    content_of: Callable[[str], bytes], names: Sequence[str], size: int
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Decode many files, with as many processes as there are processors.
+    content_of: Callable[[str], bytes], names: Sequence[str], size: int, path: Path
+) -> tuple[ArrayFile, dict[int, str]]:
+    """Decode many files into one, with as many processes as there are processors.
 
     Args:
         content_of: gives the bytes of a file; may raise ValueError or OSError. It is sent to other processes.
         names: of the files.
         size: pixels a side.
+        path: of the file to write, which needs 3 * size * size bytes for each image.
 
     Returns:
         (N, C, size, size) uint8, C being 1 if all are grey and else 3; and row -> why, of those that cannot be read,
@@ -70,32 +75,44 @@ def decode_all(
 
     Raises:
         UserError: a process was ended from outside.
+        OSError: the file cannot be written.
     """
-    images = np.zeros((len(names), 3, size, size), np.uint8)
+    shape = (len(names), 3, size, size)
+    with named(path), path.open("wb") as file:
+        file.truncate(math.prod(shape))
     unreadable: dict[int, str] = {}
     all_grey = True
     processes = ProcessPoolExecutor(cpu_count(), initializer=_leave_signals_to_the_parent)
     try:
-        one = partial(_decode_one, content_of, size)
-        found = map(one, names) if len(names) < FEW else processes.map(one, names, chunksize=CHUNK)
+        one = partial(_decode_one, content_of, size, path)
+        rows = range(len(names))
+        found = map(one, rows, names) if len(names) < FEW else processes.map(one, rows, names, chunksize=CHUNK)
         for row, result in enumerate(tqdm(found, total=len(names), desc="decoding", unit=" images", disable=None)):
             if isinstance(result, str):
                 unreadable[row] = result
             else:
-                images[row], grey = result
-                all_grey &= grey
+                all_grey &= result
     except BrokenProcessPool as error:
         raise UserError("a process that decodes images was ended, perhaps for want of memory; run it again") from error
     finally:
         processes.shutdown(cancel_futures=True)
-    return images[:, :1] if all_grey else images, unreadable
+    return ArrayFile(path, shape, np.dtype(np.uint8), 0, _first_channel if all_grey else as_they_are), unreadable
 
 
-def _decode_one(content_of: Callable[[str], bytes], size: int, name: str) -> tuple[np.ndarray, bool] | str:
+def _decode_one(content_of: Callable[[str], bytes], size: int, path: Path, row: int, name: str) -> bool | str:
+    """Write the pixels to their place in the file; whether they are grey, or why there are none."""
     try:
-        return decode(content_of(name), size)
+        pixels, grey = decode(content_of(name), size)
     except (ValueError, OSError) as error:
         return reason(error)
+    with named(path), path.open("r+b", buffering=0) as file:
+        file.seek(row * pixels.nbytes)
+        file.write(pixels.tobytes())
+    return grey
+
+
+def _first_channel(rows: np.ndarray) -> np.ndarray:
+    return rows[:, :1]
 
 
 def _leave_signals_to_the_parent() -> None:

@@ -1,5 +1,8 @@
 """How a regression does on the test split, in the quantities' own units."""
 
+from collections.abc import Iterable
+from itertools import cycle, islice
+
 import numpy as np
 from torch import Tensor
 
@@ -12,17 +15,22 @@ NO_CLASSES: Table = {name: [] for name in ("class", "images", "recall", "precisi
 NO_CONFIDENCE: Table = {name: [] for name in ("confidence", "accuracy", "rows")}
 
 
-def judge(outputs: Tensor, targets: Tensor, index: np.ndarray, data: DataDescription, *, most: int) -> Judgement:
+def judge(
+    outputs: Iterable[tuple[slice, Tensor]], targets: Tensor, index: np.ndarray, data: DataDescription, *, most: int
+) -> Judgement:
     """Errors of every quantity: their mean, their distribution, and the images with the largest.
 
     Args:
-        outputs: (N, quantities) float64, standardized.
+        outputs: some rows at a time, until all are done, and (n, quantities) float64, standardized.
         targets: (N, quantities) float64, in their own units.
         index: (N,) int64, rows of the source.
         data: what the model knows of its data.
         most: how many of the largest errors are to be shown.
     """
-    actual, predicted = targets.numpy(), tasks.in_own_units(outputs, data).numpy()
+    actual = targets.numpy()
+    predicted = np.empty_like(actual)
+    for rows, some in outputs:
+        predicted[rows] = tasks.in_own_units(some, data).numpy()
     names = [quantity.name for quantity in data.quantities]
     columns = {name: metrics.regression(actual[:, at], predicted[:, at]) for at, name in enumerate(names)}
     r2 = float(np.mean([figures["r2"] for figures in columns.values()]))
@@ -51,8 +59,8 @@ def judge(outputs: Tensor, targets: Tensor, index: np.ndarray, data: DataDescrip
     return Judgement(
         figures=figures,
         predictions={
-            "index": np.repeat(index, len(names)).tolist(),
-            "quantity": names * len(index),
+            "index": np.repeat(index, len(names)),
+            "quantity": islice(cycle(names), actual.size),
             "actual": rounded(actual),
             "predicted": rounded(predicted),
             "residual": rounded(residual),
@@ -66,6 +74,6 @@ def judge(outputs: Tensor, targets: Tensor, index: np.ndarray, data: DataDescrip
     )
 
 
-def rounded(values: np.ndarray) -> list[float]:
+def rounded(values: np.ndarray) -> Iterable[float]:
     """(N, quantities) row by row, to nine significant digits: more than float32 has."""
-    return [float(f"{value:.9g}") for value in values.ravel()]
+    return (float(f"{value:.9g}") for value in values.flat)

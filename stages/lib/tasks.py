@@ -45,20 +45,31 @@ def score_sum(outputs: Tensor, targets: Tensor) -> float:
     return float((1 - (outputs.double() - targets).square()).mean(1).sum())
 
 
-def score(outputs: Tensor, targets: Tensor) -> float:
+def sums(outputs: Tensor, targets: Tensor) -> Tensor:
+    """What some rows add to what `score` needs: how many are right, (1,), or squared errors, (quantities,); float64.
+
+    Args:
+        outputs: (n, classes or quantities) float64.
+        targets: (n,) class numbers, or (n, quantities).
+    """
+    if targets.dtype == torch.int64:
+        return (outputs.argmax(1) == targets).sum(0, keepdim=True).double()
+    return (outputs - targets).square().sum(0)
+
+
+def score(found: Tensor, targets: Tensor) -> float:
     """Accuracy, or the mean R2 of the quantities, of a whole split; 0 where all its rows are the same.
 
     Args:
-        outputs: (N, classes or quantities).
-        targets: (N,) class numbers, or (N, quantities).
+        found: the sum of `sums` over all rows.
+        targets: of all rows.
     """
     if targets.dtype == torch.int64:
-        return float((outputs.argmax(1) == targets).double().mean())
+        return float(found) / len(targets)
     wanted = targets.double()
-    unexplained = (outputs - wanted).square().sum(0)
     spread = (wanted - wanted.mean(0)).square().sum(0)
     differ = wanted.amin(0) != wanted.amax(0)
-    return float(torch.where(differ, 1 - unexplained / spread, 0.0).mean())
+    return float(torch.where(differ, 1 - found / spread, 0.0).mean())
 
 
 def _scale(data: DataDescription) -> tuple[Tensor, Tensor]:

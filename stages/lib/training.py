@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from stages.lib import augmentation, checkpoint, compute, tasks, tensors
+from stages.lib import augmentation, checkpoint, compute, losses, tasks, tensors
 from stages.lib.inference import outputs_of
 from stages.lib.optimizers import step_of
 from stages.lib.stage import UserError, signals_held
@@ -22,6 +22,7 @@ def train_epoch(
     loss_function: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Iterable[tuple[Tensor, Tensor]],
+    standardize: tensors.Standardize,
     augment: augmentation.Augment,
     rates: Sequence[float],
     seeds: Sequence[int],
@@ -46,8 +47,8 @@ def train_epoch(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             compute.seed(device, seed)
-            images, targets = images.to(device), targets.to(device)  # (B, C, H, W) float32
-            images, wanted = augment(images, targets)
+            images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+            images, wanted = augment(standardize(images), targets)  # (B, C, H, W) float32
             with signals_held():
                 loss, outputs = train_step(network, loss_function, optimizer, images, wanted, clip_norm)
                 progress.step += 1
@@ -118,7 +119,12 @@ def validate(
     network: nn.Module, loss_function: nn.Module, val: tensors.Split, device: torch.device
 ) -> tuple[float, float]:
     """Mean loss and score over the validation rows, dropout off."""
-    outputs = outputs_of(network, val, device)
     in_double = copy.deepcopy(loss_function).to("cpu", torch.float64)
-    targets = val.targets if val.targets.dtype == torch.int64 else val.targets.double()
-    return float(in_double(outputs, targets)), tasks.score(outputs, targets)
+    loss_sum, counted, found = 0.0, 0.0, torch.zeros(1, dtype=torch.float64)
+    for rows, outputs in outputs_of(network, val, device):
+        targets = val.targets[rows] if val.targets.dtype == torch.int64 else val.targets[rows].double()
+        weight = losses.counted(in_double, targets)
+        loss_sum += float(in_double(outputs, targets)) * weight
+        counted += weight
+        found = found + tasks.sums(outputs, targets)
+    return loss_sum / counted, tasks.score(found, val.targets)

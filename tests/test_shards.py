@@ -1,0 +1,106 @@
+"""Splits on the disk: what is written comes back, in files of a sane size, and nothing else is taken for it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages import cache
+from stages.lib import shards
+from stages.lib.description import DataDescription
+from stages.lib.stage import UserError
+
+DESCRIPTION = DataDescription(dataset="made up", classes=["a", "b"], shape=(1, 4, 4), mean=[0.5], std=[0.25])
+IMAGES = np.random.default_rng(0).integers(0, 256, (100, 1, 4, 4), np.uint8)
+TARGETS = np.arange(100) % 2
+INDEX = np.arange(100) * 3
+
+
+def write(folder: Path, images: np.ndarray = IMAGES, at_a_time: int = 7) -> Path:
+    writer = shards.Writer(folder, DESCRIPTION.shape, images.dtype)
+    for first in range(0, len(images), at_a_time):
+        rows = slice(first, first + at_a_time)
+        writer.append(images[rows], TARGETS[rows], INDEX[rows])
+    assert writer.finish(DESCRIPTION) == len(images)
+    return folder
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of ten images."""
+    monkeypatch.setattr(shards, "SHARD", 160)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 7, 10, 33, 100])
+def test_round_trip(tmp_path: Path, small: None, at_a_time: int) -> None:
+    split = shards.read(write(tmp_path / "train", at_a_time=at_a_time))
+    names = [*(f"0000{number}.safetensors" for number in range(10)), shards.SPLIT]
+    assert sorted(path.name for path in split.folder.iterdir()) == names
+    assert len(split) == 100
+    assert split.description == DESCRIPTION
+    np.testing.assert_array_equal(split.labels("targets"), TARGETS)
+    np.testing.assert_array_equal(split.labels("index"), INDEX)
+    for first, last in ((0, 100), (0, 0), (3, 4), (9, 11), (10, 20), (95, 100), (5, 77)):
+        np.testing.assert_array_equal(split.images(first, last), IMAGES[first:last])
+
+
+def test_a_shard_holds_no_more_than_its_size(tmp_path: Path, small: None) -> None:
+    for dtype, number in ((np.uint8, 10), (np.float16, 20), (np.float32, 50)):
+        folder = write(tmp_path / np.dtype(dtype).name, IMAGES.astype(dtype))
+        assert len(list(folder.glob("*.safetensors"))) == number
+        assert shards.read(folder).dtype == dtype
+
+
+def test_equal_rows_give_equal_bytes_however_they_came(tmp_path: Path, small: None) -> None:
+    folders = [write(tmp_path / str(at), at_a_time=at) for at in (1, 13, 100)]
+    contents = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+    assert contents[0] == contents[1] == contents[2]
+
+
+def write_normalized(folder: Path) -> None:
+    for split in shards.SPLITS:
+        write(folder / cache.NORMALIZED / split)
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+
+
+@pytest.mark.parametrize("damage", [flipped, lambda content: content[:-3], lambda _: b"", lambda content: content * 2])
+@pytest.mark.parametrize("name", ["train/00000.safetensors", "val/00003.safetensors", "test/split.json"])
+def test_damaged_files_are_refused(folder: Path, small: None, name: str, damage: Callable[[bytes], bytes]) -> None:
+    write_normalized(folder)
+    path = folder / cache.NORMALIZED / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=f"{name}: missing or damaged .*`dvc repro --force normalize`"):
+        cache.main()
+    assert not cache.TENSORS.exists()
+
+
+def test_missing_files_are_refused(folder: Path, small: None) -> None:
+    write_normalized(folder)
+    cache.main()
+    (cache.TENSORS / "train/00004.safetensors").unlink()
+    with pytest.raises(UserError, match="train/00004.safetensors: missing or damaged .*`dvc repro --force cache`"):
+        shards.read(cache.TENSORS / "train")
+    with pytest.raises(UserError, match="nowhere/split.json: missing or damaged"):
+        shards.read(Path("nowhere"))
+
+
+def test_one_changed_bit_anywhere_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "train") / "00000.safetensors"
+    whole = path.read_bytes()
+    for place in [*range(0, len(whole), 97), len(whole) - 1]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(UserError, match="00000.safetensors: missing or damaged"):
+            shards.read(path.parent)
+
+
+def test_bytes_that_cache_leaves_as_they_are_are_stored_once(folder: Path, small: None) -> None:
+    """DVC names what it stores by its content."""
+    write_normalized(folder)
+    cache.main()
+    for split in shards.SPLITS:
+        for path in sorted((cache.NORMALIZED / split).iterdir()):
+            assert (cache.TENSORS / split / path.name).read_bytes() == path.read_bytes()
