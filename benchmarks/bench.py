@@ -35,6 +35,7 @@ ROUNDS = 5
 EPOCHS = 10  # of the tutorial's protocol
 ARCHIVES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 SEEDS = 5
+SEEDS_OF_CNN = 2
 
 
 @dataclass(frozen=True)
@@ -92,18 +93,9 @@ def waiting(project: Path) -> list[Row]:
         options = [part for setting in settings for part in ("-S", setting)]
         return seconds_of("dvc", "exp", "run", *options, folder=project)
 
-    def tutorial() -> float:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.tutorial", project.parent, "1"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return EPOCHS * float(done.stdout.split()[0])
-
     found = take_turns(
         {
-            "tutorial": tutorial,
+            "tutorial": lambda: tutorial(project),
             "protocol": lambda: edited(epochs=EPOCHS, patience=None),
             "recommended": lambda: edited(**presets["recommended"], patience=None),
         },
@@ -254,34 +246,62 @@ def accuracy(project: Path) -> list[Row]:
     def figure(name: str, file: str) -> float:
         return float(json.loads((project / "reports" / file).read_text())[name])
 
-    firsts = [(trained("first-98", 0), figure("val_accuracy", "train.json")) for _ in range(ROUNDS)]
-    seconds, scores = zip(*firsts, strict=True)
-    first = Measured(seconds)
+    def seeds(preset: str, number: int) -> list[float]:
+        """Accuracies on the test split."""
+        found = []
+        for seed in range(number):
+            trained(preset, seed)
+            seconds_of(sys.executable, "-m", "stages.evaluate", folder=project)
+            found.append(figure("accuracy", "metrics.json"))
+        return found
+
+    found = take_turns(
+        {
+            "tutorial": lambda: tutorial(project),
+            "first-98": lambda: trained("first-98", 0),
+            "accurate": lambda: trained("accurate", 0),
+        },
+        ROUNDS,
+    )
+    trained("first-98", 0)
+    first, whole = found["first-98"], found["tutorial"]
+    reached = f"a cold process to {figure('val_accuracy', 'train.json'):.2%} on val (preset first-98)"
     peer_seconds, peer_score, peer_epochs = scikit_learn(project)
-    test, whole = [], []
-    for seed in range(SEEDS):
-        whole.append(trained("accurate", seed))
-        seconds_of(sys.executable, "-m", "stages.evaluate", folder=project)
-        test.append(figure("accuracy", "metrics.json"))
+    accurate = seeds("accurate", SEEDS)
+    cnn = seeds("cnn", SEEDS_OF_CNN)
     restore(project)
-    return [
+    loop = f"tutorial's loop, {EPOCHS} epochs: {shown(whole)}"
+    rows = [
+        row(reached, first, loop, whole, 1 / 15),
         Row(
-            f"a cold process to {scores[0]:.2%} on val (preset first-98)",
+            "the same",
             shown(first),
             f"scikit-learn to {peer_score:.2%}, {peer_epochs} epochs: {peer_seconds:.1f} s",
             first.median / peer_seconds,
-            "98.0 %, sooner",
-            scores[0] >= 0.98 and first.median < peer_seconds,
+            "1.00",
+            first.median < peer_seconds,
         ),
-        Row(
-            f"preset accurate, {SEEDS} seeds, the test split opened once",
-            f"{np.mean(test):.2%} ± {np.std(test, ddof=1):.2%}, {np.median(whole):.1f} s",
-            "goal",
-            float(np.mean(test) / 0.99),
-            "99.0 %",
-            bool(np.mean(test) >= 0.99),
-        ),
+        row("preset accurate, training from a cold process", found["accurate"], loop, whole, 1 / 5),
     ]
+    for preset, scores, goal in (("accurate", accurate, 0.99), ("cnn", cnn, 0.995)):
+        rows.append(
+            Row(
+                f"preset {preset} on test, {len(scores)} seeds, the test split opened once",
+                f"{np.mean(scores):.2%} ± {np.std(scores, ddof=1):.2%}",
+                "goal",
+                float(np.mean(scores) / goal),
+                f"{goal:.1%}",
+                bool(np.mean(scores) >= goal),
+            )
+        )
+    return rows
+
+
+def tutorial(project: Path) -> float:
+    """Seconds of the tutorial's loop, from one of its epochs."""
+    command = [sys.executable, "-m", "benchmarks.tutorial", str(project.parent), "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return EPOCHS * float(done.stdout.split()[0])
 
 
 def scikit_learn(project: Path) -> tuple[float, float, int]:

@@ -40,8 +40,10 @@ def test_nothing_is_drawn_where_nothing_is_asked_for() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_shift_moves_up_to_so_many_pixels_each_way() -> None:
-    ways = centres(augmented(spot(10, 15), shift=3)) - torch.tensor([10.0, 15.0])
+@pytest.mark.parametrize("other", [{}, {"flip": 1e-9}], ids=["by whole pixels", "resampled"])
+def test_shift_moves_up_to_so_many_pixels_each_way(other: dict[str, float]) -> None:
+    ways = centres(augmented(spot(10, 15), shift=3, **other)) - torch.tensor([10.0, 15.0])
+    assert torch.equal(ways, ways.round()) == (not other)
     assert ways.abs().max() <= 3.001
     assert (ways.min(0).values < -2.8).all()
     assert (ways.max(0).values > 2.8).all()

@@ -54,12 +54,14 @@ def train_epoch(
                 progress.step += 1
                 progress.loss_sum += loss * len(targets)
                 progress.score_sum += tasks.score_sum(outputs, targets)
-            refuse_if_not_finite(loss, f"training loss became {loss} in epoch {epoch}, step {progress.step}", rate)
+            if not math.isfinite(loss):
+                refuse_if_not_finite(loss, f"training loss became {loss} in epoch {epoch}, step {progress.step}", rate)
             if time.monotonic() - saved > SAVE_EVERY:
                 save()
                 saved = time.monotonic()
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            if not bar.disable:  # nobody looks at it otherwise, and to write a number takes as long as a small layer
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                bar.update()
 
 
 def train_step(
