@@ -5,7 +5,7 @@
 #   make torture  the long ones: hundreds of interrupted runs, thousands of damaged files; ends with their counts
 #   make report   what this change does to the results, against BASE=main: report.md
 #   make verify   whether the last commit's results come out again, run from nothing in a clone of their own
-#   make sweep    a grid of experiments, NAME=learning-rate, and the table of what came out
+#   make sweep    a grid of experiments, NAME=learning-rate, or PART=1/2 of it, and the table of what came out
 #   make bench    how long things take, beside others and the least possible: benchmarks/results.md (15 minutes)
 #   make check    lint, format and types; the workflows, too
 #   make schema   params.schema.json, after a change of a stage's parameters
@@ -14,9 +14,11 @@
 PYTHON ?= python3
 BASE ?= main
 NAME ?= learning-rate
+PART ?= 1/1
 # As they are, to the shell's variables: a name may hold what make or a shell would run.
 override export BASE := $(value BASE)
 override export NAME := $(value NAME)
+override export PART := $(value PART)
 BIN := .venv/bin
 INSTALLED := .venv/installed-from-lock
 # DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
@@ -40,7 +42,7 @@ verify: $(INSTALLED)
 	@$(BIN)/python -m experiments.verify
 
 sweep: $(INSTALLED)
-	@$(BIN)/python -m experiments.sweep "$$NAME"
+	@$(BIN)/python -m experiments.sweep "$$NAME" "$$PART"
 
 bench: $(INSTALLED)
 	@$(BIN)/python -m benchmarks.bench

@@ -88,6 +88,7 @@ def waiting(project: Path) -> list[Row]:
     numbers = iter(range(1000))
 
     def edited(**parameters: Any) -> float:
+        restore(project)  # an experiment leaves its parameters in the working tree
         lr = parameters.pop("lr", 0.001) * (1 + next(numbers) / 1000)  # a new one, which no cache knows
         settings = [f"{key}={json.dumps(value)}" for key, value in {"lr": lr, **parameters}.items()]
         options = [part for setting in settings for part in ("-S", setting)]

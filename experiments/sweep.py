@@ -1,6 +1,7 @@
 """A small, named grid of experiments, and the table of what came out of it.
 
-    make sweep NAME=learning-rate          (python -m experiments.sweep learning-rate)
+    make sweep NAME=learning-rate              (python -m experiments.sweep learning-rate)
+    make sweep NAME=learning-rate PART=1/2     half of them, on one of two machines
 
 In:  experiments/sweeps.yaml: name -> parameter -> values.
 Out: an experiment of DVC's for every combination, one after another, each in a temporary folder; then a table, best
@@ -10,6 +11,7 @@ judge it any more.
 Settings that differ in `seed` alone share a line, with mean and standard deviation.
 """
 
+import itertools
 import json
 import re
 import subprocess
@@ -28,12 +30,13 @@ SCORES = ("val_accuracy", "val_r2")  # of which a run has one
 
 
 def main() -> None:
-    grid = read_grid(sys.argv[1] if len(sys.argv) == 2 else "")
+    grid = read_grid(sys.argv[1] if len(sys.argv) > 1 else "")
+    chosen = part_of(combinations(grid), sys.argv[2] if len(sys.argv) > 2 else "1/1")
     refuse_a_queue_of_others()
     commit = dvc_or_git(
         "git", "rev-parse", "HEAD"
     ).strip()  # where the experiments start from, whatever comes meanwhile
-    names = queue(grid)
+    names = [queue(settings) for settings in chosen]
     print(f"{len(names)} experiments: {', '.join(names)}", flush=True)
     subprocess.run(["dvc", "exp", "run", "--run-all"], check=False)  # what failed is told below, by its name
     print()
@@ -75,16 +78,34 @@ def refuse_a_queue_of_others() -> None:
         )
 
 
-def queue(grid: dict[str, list[Any]]) -> list[str]:
-    """Queue every combination; the names that DVC gives them.
+def combinations(grid: dict[str, list[Any]]) -> list[list[str]]:
+    """Every combination of the grid's values, as `dvc exp run -S` takes them."""
+    settings = ([f"{key}={in_hydra(value)}" for value in values] for key, values in grid.items())
+    return [list(each) for each in itertools.product(*settings)]
+
+
+def part_of(whole: list[list[str]], part: str) -> list[list[str]]:
+    """The share of one machine of several: "2/3" is every third combination, from the second on.
+
+    Raises:
+        UserError: it is no such share, or has nothing in it.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", part)
+    number, of = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= number <= of <= len(whole):
+        raise UserError(f"PART: found `{part}`, expected one such as 1/2: the first half of {len(whole)} experiments")
+    return whole[number - 1 :: of]
+
+
+def queue(settings: list[str]) -> str:
+    """Queue one experiment; the name that DVC gives it.
 
     Raises:
         UserError: DVC refuses, in its own words.
     """
-    settings = [f"{key}={','.join(map(in_hydra, values))}" for key, values in grid.items()]
     options = [part for setting in settings for part in ("-S", setting)]
     printed = dvc_or_git("dvc", "exp", "run", "--queue", *options)
-    return re.findall(r"^Queued experiment '(.+)' for future execution", printed, re.MULTILINE)
+    return re.findall(r"^Queued experiment '(.+)' for future execution", printed, re.MULTILINE)[0]
 
 
 def dvc_or_git(*command: str) -> str:
