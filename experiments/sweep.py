@@ -105,7 +105,8 @@ def queue(settings: list[str]) -> str:
     """
     options = [part for setting in settings for part in ("-S", setting)]
     printed = dvc_or_git("dvc", "exp", "run", "--queue", *options)
-    return re.findall(r"^Queued experiment '(.+)' for future execution", printed, re.MULTILINE)[0]
+    (name,) = re.findall(r"^Queued experiment '(.+)' for future execution", printed, re.MULTILINE)
+    return str(name)
 
 
 def dvc_or_git(*command: str) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from stages.lib import classification, compute, model_file, regression, tensors
+from stages.lib import classification, compute, model_file, processes, regression, tensors
 from stages.lib.description import DataDescription
 from stages.lib.files import replacing, write_table, write_text
 from stages.lib.inference import outputs_of
@@ -43,13 +43,29 @@ class Parameters(StageParameters):
 def main() -> None:
     parameters = load(Parameters)
     network, model = model_file.load(MODELS)
-    device = compute.prepare(model.threads)
+    if not processes.launched("evaluate", model.threads):
+        device = compute.prepare(model.threads)
+        with processes.joined(device) as group:
+            evaluate(parameters, network.to(device), model, device, group)
+
+
+def evaluate(
+    parameters: Parameters,
+    network: torch.nn.Module,
+    model: model_file.ModelDescription,
+    device: torch.device,
+    group: processes.Group,
+) -> None:
+    """The whole of it, in one process, or in one of a group that has divided the test images among itself."""
     test = tensors.read(TEST, memory=0)  # each row is looked at once
     if test.description != model.data:
         raise UserError(f"{TEST}: not of the data that {MODELS} was trained on; run `dvc repro`, which trains on them")
 
     # --- What the model says about every test row, and how good that is ---
-    outputs = outputs_of(network.to(device), test, device)
+    outputs = outputs_of(network, test, device, group)
+    if group.rank:
+        list(outputs)  # its part of the work; the first process has what comes of it
+        return
     if model.data.classes:
         judge: Callable[..., Judgement] = partial(classification.judge, bins=parameters.calibration_bins)
     else:

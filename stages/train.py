@@ -31,6 +31,7 @@ from stages.lib import (
     networks,
     optimizers,
     pretrained,
+    processes,
     tasks,
     tensors,
     training,
@@ -98,13 +99,25 @@ class Parameters(StageParameters):
     )
     clip_norm: float | None = Field(gt=0, description="largest L2 norm of a step's gradient; null: no limit")
     seed: int = Field(ge=0, lt=2**32, description="seed of first weights, shuffling and dropout")
+    precision: str = Field(
+        description="of the steps: float32, or bfloat16 where torch.autocast sees fit",
+        json_schema_extra={"enum": ["float32", "bfloat16"]},
+    )
+    compile: bool = Field(description="whether torch.compile prepares the network, up to a minute, for quicker steps")
     threads: int = Field(ge=1, le=1024, description="CPU threads; another number may change the last bits")
 
 
 def main() -> None:
-    # --- What to train, on what ---
     parameters = load(Parameters)
-    device = compute.prepare(parameters.threads)
+    if not processes.launched("train", parameters.threads):
+        device = compute.prepare(parameters.threads)
+        with processes.joined(device) as group:
+            train(parameters, device, group)
+
+
+def train(parameters: Parameters, device: torch.device, group: processes.Group) -> None:
+    """The whole of it, in one process, or in one of a group that has divided every batch among itself."""
+    # --- What to train, on what ---
     memory = parameters.memory * MEBIBYTE
     train, val = (ready(tensors.read(path, memory), parameters.loss) for path in (TRAIN, VAL))
     data = train.description
@@ -128,8 +141,10 @@ def main() -> None:
         arguments=parameters.optimizer_args,
     )
     training.refuse_a_lonely_image(network, len(train), parameters.batch_size)
-    order = ShuffledBatches(train, parameters.batch_size, seed=parameters.seed, memory=memory)
-    batches = loader(order)
+    order = ShuffledBatches(
+        tensors.on_device(train, device), parameters.batch_size, seed=parameters.seed, memory=memory, share=group.share
+    )
+    batches = loader(order, pinned=device.type == "cuda")
     standardize = tensors.Standardize(data).to(device)
     augment = augmentation.build(parameters.augmentation, data.outputs)
     rate_of = partial(
@@ -143,8 +158,14 @@ def main() -> None:
     # --- Go on from where an interrupted run of this very training stopped, or from the beginning ---
     inputs = [train.sha256, val.sha256, data.model_dump(mode="json")]
     key = checkpoint.key(parameters.model_dump(), inputs, device)
-    progress = checkpoint.resume(key, network, optimizer)
-    save = partial(checkpoint.save, key, progress, network, optimizer)
+    progress = checkpoint.resume(key, network, optimizer) if group.rank == 0 else checkpoint.Progress()
+    progress, state = group.from_first((progress, optimizer.state_dict()))
+    if group.rank:  # what the network has come to, `mean_of_gradients` hands on
+        optimizer.load_state_dict(state)
+    parallel = compute.for_training(
+        group.mean_of_gradients(network), device, precision=parameters.precision, compiled=parameters.compile
+    )
+    save = partial(checkpoint.save, key, progress, network, optimizer) if group.rank == 0 else nothing
     if progress.rows or progress.step:
         print(f"going on behind epoch {len(progress.rows)}, step {progress.step}, of an interrupted run", flush=True)
 
@@ -156,7 +177,7 @@ def main() -> None:
             order.begin(done, progress.step)
             steps = range(done * len(order) + progress.step, (done + 1) * len(order))
             training.train_epoch(
-                network,
+                parallel,
                 loss_function,
                 optimizer,
                 batches,
@@ -168,9 +189,10 @@ def main() -> None:
                 save,
                 clip_norm=parameters.clip_norm,
                 device=device,
+                group=group,
             )
             rate = rate_of(steps.stop - 1)
-            val_loss, val_score = training.validate(network, loss_function, val, device)
+            val_loss, val_score = training.validate(network, loss_function, val, device, group)
             training.refuse_if_not_finite(val_loss, f"val loss became {val_loss} behind epoch {done + 1}", rate)
             row: dict[str, float] = {
                 "epoch": done + 1,
@@ -196,6 +218,9 @@ def main() -> None:
     if len(progress.rows) < parameters.epochs:
         print(f"stopped: no lower val loss for {parameters.patience} epoch(s)")
 
+    if group.rank:
+        return
+
     # --- Keep the weights that did best on val ---
     recorded = parameters.model_dump()
     if parameters.weights:
@@ -210,6 +235,10 @@ def main() -> None:
     }
     write_text(SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     checkpoint.finish(key, progress)
+
+
+def nothing() -> None:
+    """What every process but the first does to save."""
 
 
 def ready(split: tensors.Split, loss: str) -> tensors.Split:

@@ -35,7 +35,7 @@ def order(
     batches = ShuffledBatches(split, batch_size, seed=seed, memory=memory)
     batches.begin(epoch, start)
     seen = []
-    for images, targets in loader(batches):
+    for images, targets in loader(batches, pinned=False):
         assert torch.equal(images.flatten(), targets.float())
         seen.append(targets.tolist())
     return seen

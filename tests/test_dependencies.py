@@ -51,6 +51,8 @@ OTHERWISE = {
     "patience": 1,
     "clip_norm": 2.0,
     "seed": 4,
+    "precision": "bfloat16",
+    "compile": "true",
     "threads": 2,
     "calibration_bins": 3,
     "mistakes_shown": 1,

@@ -112,6 +112,7 @@ def test_stops_when_val_gets_no_better(tiny: Path, capsys: pytest.CaptureFixture
         {"model": "cnn", "schedule": "cosine", "warmup": 0.2, "clip_norm": 1.0},
         {"hidden": [], "dropout": 0.0},
         {"model": "shufflenet_v2_x0_5", "lr": 0.003},
+        {"precision": "bfloat16", "hidden": [16]},
         {"augmentation": {"shift": 1, "flip": 0.5, "erasing": 0.2}, "loss_args": {"weight": "balanced"}, "epochs": 8},
     ],
 )
@@ -119,6 +120,18 @@ def test_the_parts_work_together(tiny: Path, parameters: dict[str, object]) -> N
     choose(**parameters)
     train.main()
     assert curves()[-1]["train_loss"] < curves()[0]["train_loss"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, within the compiler
+@pytest.mark.torture(quick=0, long=1)
+def test_a_compiled_network_learns_the_same(tiny: Path, part: int) -> None:
+    choose(dropout=0.0)
+    train.main()
+    plain = curves()
+    choose(dropout=0.0, compile=True)
+    train.main()
+    for one, compiled in zip(plain, curves(), strict=True):
+        assert compiled == pytest.approx(one, rel=1e-4)
 
 
 def test_equal_runs_give_equal_bytes_and_seeds_differ(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

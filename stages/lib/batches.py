@@ -11,7 +11,7 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
@@ -27,13 +27,22 @@ BLOCK = 1 << 18  # bytes of neighbouring rows
 
 
 class ShuffledBatches(IterableDataset[tuple[Tensor, Tensor]]):
-    """Images (B, C, H, W) as they are stored, and targets; every row once an epoch, the last batch may be smaller.
+    """Images (B, C, H, W) as they are stored, and targets (B,); every row once an epoch, the last batch may be smaller.
 
     `begin` says of which epoch, from 0, and behind how many of its batches; processes that load ahead see it too.
+    Of several processes each has the images of its `share` of a batch alone, and the targets of all of it.
     """
 
-    def __init__(self, split: Split, batch_size: int, *, seed: int, memory: int) -> None:
-        self.split, self.batch_size, self.seed = split, batch_size, seed
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        seed: int,
+        memory: int,
+        share: Callable[[int], slice] = lambda rows: slice(0, rows),
+    ) -> None:
+        self.split, self.batch_size, self.seed, self.share = split, batch_size, seed, share
         self.memory = memory  # bytes of images, where they are not in memory already
         self.place = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch, and how many batches are done
 
@@ -54,8 +63,10 @@ class ShuffledBatches(IterableDataset[tuple[Tensor, Tensor]]):
             while (low := max(batch * self.batch_size, first)) < last:
                 end = min((batch + 1) * self.batch_size, len(self.split))
                 rows = order[low - first : min(end, last) - first]
+                mine = self.share(end - batch * self.batch_size)
+                start, stop = (max(0, batch * self.batch_size + place - low) for place in (mine.start, mine.stop))
                 # Row by row in one piece each, in half the time of `images[rows]`.
-                pieces.append((images.index_select(0, rows), targets.index_select(0, rows)))
+                pieces.append((images.index_select(0, rows[start:stop]), targets.index_select(0, rows)))
                 if end > last:
                     break
                 yield pieces[0] if len(pieces) == 1 else tuple(map(torch.cat, zip(*pieces, strict=True)))  # type: ignore[misc]
@@ -103,8 +114,8 @@ class ShuffledBatches(IterableDataset[tuple[Tensor, Tensor]]):
         return torch.Generator().manual_seed(derived_seed(self.seed, purpose, epoch))
 
 
-def loader(batches: ShuffledBatches) -> "ShuffledBatches | DataLoader[tuple[Tensor, Tensor]]":
-    """The batches, loaded ahead if that is wanted.
+def loader(batches: ShuffledBatches, *, pinned: bool) -> "ShuffledBatches | DataLoader[tuple[Tensor, Tensor]]":
+    """The batches, loaded ahead if that is wanted, `pinned` where they are to be copied to a GPU.
 
     `LOADER_WORKERS` processes do so with a DataLoader, in the same order; 0, the default, because the images are in
     memory already, or read ahead, and sending them from another process costs more than it saves.
@@ -123,6 +134,7 @@ def loader(batches: ShuffledBatches) -> "ShuffledBatches | DataLoader[tuple[Tens
         batches,
         batch_size=None,
         num_workers=int(text),
+        pin_memory=pinned,
         persistent_workers=True,
         worker_init_fn=_leave_signals_to_the_parent,
         generator=own,

@@ -3,6 +3,7 @@
 import os
 
 import torch
+from torch import Tensor, nn
 
 from stages.lib.stage import UserError
 
@@ -11,7 +12,7 @@ def prepare(threads: int) -> torch.device:
     """Fix the number of threads, ask for deterministic algorithms, and give the device to compute on.
 
     `DEVICE` in the environment names it ("cpu", "cuda", "cuda:1"); unset, it is the CPU, which every machine has:
-    another kind of device gives other last bits.
+    another kind of device gives other last bits. Of several processes on a machine each takes the GPU of its number.
 
     Raises:
         UserError: DEVICE names none, or one that is not there.
@@ -21,6 +22,8 @@ def prepare(threads: int) -> torch.device:
     # The same as use_deterministic_algorithms(True), which imports the compiler, for more than a second.
     torch.set_deterministic_debug_mode("error")
     name = os.environ.get("DEVICE", "cpu")
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
@@ -28,6 +31,26 @@ def prepare(threads: int) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError(f"DEVICE: cannot compute on `{name}` ({reason}); unset DEVICE for the CPU") from error
     return device
+
+
+class InBfloat16(nn.Module):
+    """A network whose matrix products are taken in bfloat16 by `torch.autocast`; its weights stay float32."""
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.network, self.device = network, device
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16):
+            outputs: Tensor = self.network(images)
+        return outputs.float()
+
+
+def for_training(network: nn.Module, device: torch.device, *, precision: str, compiled: bool) -> nn.Module:
+    """A network as training calls it: `precision` float32 or bfloat16, and compiled by `torch.compile` if asked for."""
+    if compiled:
+        network = torch.compile(network)  # type: ignore[assignment]  # which is a Module as well
+    return InBfloat16(network, device) if precision == "bfloat16" else network
 
 
 def seed(device: torch.device, number: int) -> None:

@@ -6,6 +6,7 @@ scaled by just the share that is kept, so that the expected value is exact. Othe
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,13 @@ MOST_NEGATIVE = -(1 << 63)
 
 
 class QuickDropout(nn.Module):
-    """Each unit is 0 with probability `p` while training, the others scaled so that their expected value stays."""
+    """Each unit is 0 with probability `p` while training, the others scaled so that their expected value stays.
+
+    Of several processes each draws for all rows of a batch, and takes what falls to its own: 36 us more for twice 128
+    rows of 352 units, and as many processes as may be drop the same units.
+    """
+
+    rows: ClassVar[tuple[slice, int] | None] = None  # which of how many rows of a batch are seen here; None: all
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -31,9 +38,13 @@ class QuickDropout(nn.Module):
             return units
         if units.device.type != "cpu":
             return dropout(units, self.p)
-        number = units.numel()
-        random = torch.empty(-(-number // 4), dtype=torch.int64).random_(MOST_NEGATIVE, None)
-        lanes = random.view(torch.int16)[:number].view(units.shape)  # evenly from -LANE / 2 to LANE / 2 - 1
+        number, before, behind = units.numel(), 0, 0
+        if self.rows:
+            mine, all_rows = self.rows
+            of_a_row = number // (mine.stop - mine.start)
+            before, behind = mine.start * of_a_row, (all_rows - mine.stop) * of_a_row
+        random = torch.empty(-(-(before + number + behind) // 4), dtype=torch.int64).random_(MOST_NEGATIVE, None)
+        lanes = random.view(torch.int16)[before : before + number].view(units.shape)  # evenly from -LANE / 2 on
         # 0 where a lane is below the bound, and from `steep` upwards from it on, which the clamp cuts to `kept`: two
         # vectorized passes, where comparing and scaling takes three.
         mask = torch.add(self.bound, lanes, alpha=self.steep).clamp_(0, self.kept)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from stages.lib.processes import Group
 from stages.lib.tensors import Split, Standardize
 
 # Rows and pixels at a time; not parameters, though other numbers may change the last bits.
@@ -12,15 +13,20 @@ MOST_ROWS, MOST_PIXELS = 1000, 8_000_000
 
 
 @torch.inference_mode()
-def outputs_of(network: nn.Module, split: Split, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+def outputs_of(network: nn.Module, split: Split, device: torch.device, group: Group) -> Iterator[tuple[slice, Tensor]]:
     """Logits, or standardized quantities, of all rows in their order, dropout off.
 
+    Of several processes each takes its turn at the rows, in the pieces of one process, and the first one has them all.
+
     Yields:
-        Some rows, and what the network says of them: (n, outputs) float64 on the CPU.
+        In the first process: some rows, and what the network says of them: (n, outputs) float64 on the CPU.
     """
     network.eval()
     standardize = Standardize(split.description).to(device)
     rows = max(1, min(MOST_ROWS, MOST_PIXELS // split.description.pixels))
-    for first in range(0, len(split), rows):
-        some = slice(first, min(first + rows, len(split)))
-        yield some, network(standardize(split.rows(some.start, some.stop).to(device))).cpu().double()
+    pieces = [slice(first, min(first + rows, len(split))) for first in range(0, len(split), rows)]
+    for turn in range(0, len(pieces), group.size):
+        outputs = torch.empty(0)
+        for some in pieces[turn + group.rank : turn + group.rank + 1]:
+            outputs = network(standardize(split.rows(some.start, some.stop).to(device))).cpu().double()
+        yield from zip(pieces[turn : turn + group.size], group.to_first(outputs), strict=False)

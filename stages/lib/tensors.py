@@ -4,7 +4,8 @@ Images are standardized, (pixel / 255 - mean) / std of each channel, either by c
 them the bytes that they are, here, when a batch of them is about to be used.
 """
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -49,6 +50,18 @@ def read(folder: Path, memory: int) -> Split:
     if len(stored) * stored.bytes_of_a_row <= memory:
         images = torch.from_numpy(stored.images(0, len(stored)))
     return Split(images, targets, index, stored.description, stored.sha256)
+
+
+def on_device(split: Split, device: torch.device) -> Split:
+    """The split with images and targets on a GPU, if memory holds the images and half of what is free there does.
+
+    Then no step waits for a copy. Processes that load ahead cannot reach them there: they are left where they are.
+    """
+    if device.type == "cpu" or not isinstance(split.images, Tensor) or os.environ.get("LOADER_WORKERS", "0") != "0":
+        return split
+    if split.images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+        return split
+    return replace(split, images=split.images.to(device), targets=split.targets.to(device))
 
 
 class Standardize(nn.Module):

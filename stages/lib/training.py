@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from stages.lib import augmentation, checkpoint, compute, losses, tasks, tensors
+from stages.lib.dropout import QuickDropout
 from stages.lib.inference import outputs_of
 from stages.lib.optimizers import step_of
+from stages.lib.processes import ALONE, Group
 from stages.lib.stage import UserError, signals_held
 
 SAVE_EVERY = 60.0  # seconds between two states within an epoch
@@ -31,6 +33,7 @@ def train_epoch(
     *,
     clip_norm: float | None,
     device: torch.device,
+    group: Group = ALONE,
 ) -> None:
     """The rest of an epoch's steps, each with its learning rate and the seed of its randomness; sums go to `progress`.
 
@@ -42,18 +45,30 @@ def train_epoch(
     network.train()
     epoch = len(progress.rows) + 1
     saved = time.monotonic()
-    with tqdm(total=len(rates), desc=f"epoch {epoch}", unit=" steps", leave=False, disable=None) as bar:
+    quiet = True if group.rank else None  # None: unless a terminal looks on
+    with tqdm(total=len(rates), desc=f"epoch {epoch}", unit=" steps", leave=False, disable=quiet) as bar:
         for (images, targets), rate, seed in zip(batches, rates, seeds, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            for each in optimizer.param_groups:
+                each["lr"] = rate
+            mine, rows = group.share(len(targets)), len(targets)
             compute.seed(device, seed)
             images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-            images, wanted = augment(standardize(images), targets)  # (B, C, H, W) float32
+            images, wanted = augment(standardize(images), targets[mine], mine, rows)  # (B, C, H, W) float32
+            weight = None
+            if group.size > 1:
+                counted = losses.counted(loss_function, targets[mine]) if group.rank < rows else 0.0
+                weight = group.size * counted / losses.counted(loss_function, targets)
+                QuickDropout.rows = mine, rows
+                if device.type != "cpu":  # whose dropout is torch's own, and the same in each process with one seed
+                    compute.seed(device, seed + group.rank)
             with signals_held():
-                loss, outputs = train_step(network, loss_function, optimizer, images, wanted, clip_norm)
+                loss, outputs = train_step(network, loss_function, optimizer, images, wanted, clip_norm, weight)
+                right = tasks.score_sum(outputs, targets[mine])
+                if group.size > 1:
+                    loss, right = group.sums(loss / group.size, right if group.rank < rows else 0.0)
                 progress.step += 1
-                progress.loss_sum += loss * len(targets)
-                progress.score_sum += tasks.score_sum(outputs, targets)
+                progress.loss_sum += loss * rows
+                progress.score_sum += right
             if not math.isfinite(loss):
                 refuse_if_not_finite(loss, f"training loss became {loss} in epoch {epoch}, step {progress.step}", rate)
             if time.monotonic() - saved > SAVE_EVERY:
@@ -71,21 +86,28 @@ def train_step(
     images: Tensor,
     targets: Tensor,
     clip_norm: float | None,
+    weight: float | None = None,
 ) -> tuple[float, Tensor]:
-    """Forward, loss, backward, step, on one batch: the mean loss, and the outputs (B, classes or quantities)."""
+    """Forward, loss, backward, step, on one batch: the mean loss, and the outputs (B, classes or quantities).
+
+    Of several processes, `weight` is what these rows count in the mean over all, times the number of processes, by
+    which the mean of their gradients is divided; the loss that is given back is weighted so.
+    """
     first: Tensor | None = None
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    weights = [each for group in optimizer.param_groups for each in group["params"]]
 
     def forward_and_backward() -> float:  # a closure, because LBFGS looks at a batch several times
         nonlocal first
-        for weight in weights:
-            weight.grad = None
+        for each in weights:
+            each.grad = None
         outputs = network(images)
         first = outputs.detach() if first is None else first  # those of the loss that `step` returns
         loss: Tensor = loss_function(outputs, targets)
+        if weight is not None:
+            loss = loss * weight
         loss.backward()
         if clip_norm is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+            nn.utils.clip_grad_norm_(weights, clip_norm)
         return float(loss.detach())
 
     loss = step_of(optimizer)(forward_and_backward)
@@ -118,15 +140,15 @@ def refuse_a_lonely_image(network: nn.Module, rows: int, batch_size: int) -> Non
 
 
 def validate(
-    network: nn.Module, loss_function: nn.Module, val: tensors.Split, device: torch.device
+    network: nn.Module, loss_function: nn.Module, val: tensors.Split, device: torch.device, group: Group = ALONE
 ) -> tuple[float, float]:
-    """Mean loss and score over the validation rows, dropout off."""
+    """Mean loss and score over the validation rows, dropout off; the same in every process."""
     in_double = copy.deepcopy(loss_function).to("cpu", torch.float64)
     loss_sum, counted, found = 0.0, 0.0, torch.zeros(1, dtype=torch.float64)
-    for rows, outputs in outputs_of(network, val, device):
+    for rows, outputs in outputs_of(network, val, device, group):
         targets = val.targets[rows] if val.targets.dtype == torch.int64 else val.targets[rows].double()
         weight = losses.counted(in_double, targets)
         loss_sum += float(in_double(outputs, targets)) * weight
         counted += weight
         found = found + tasks.sums(outputs, targets)
-    return loss_sum / counted, tasks.score(found, val.targets)
+    return group.from_first((loss_sum / max(counted, 1e-300), tasks.score(found, val.targets)))

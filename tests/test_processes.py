@@ -1,0 +1,200 @@
+"""Several processes at work on one model: real ones, started by PyTorch's launcher, that speak over the loopback."""
+
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from stages import train
+from stages.lib import checkpoint
+from stages.lib.dropout import QuickDropout
+from stages.lib.processes import Group
+from tests.conftest import ROOT, Project, Running, artifacts
+from tests.test_train import TINY, choose, curves, make_data, outputs
+
+LAUNCHER = (sys.executable, "-m", "torch.distributed.run")
+
+
+@pytest.fixture
+def tiny(folder: Path) -> Project:
+    """A small training with everything that draws random numbers, and a last batch of few rows."""
+    make_data(seed=0)
+    choose(
+        **TINY | {"batch_size": 33, "augmentation": {"shift": 1, "erasing": 0.5}, "loss_args": {"weight": "balanced"}}
+    )
+    return Project(folder)
+
+
+def launch(project: Project, *options: str) -> Running:
+    return project.start(
+        *LAUNCHER, *options, "-m", "stages.train", PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"
+    )  # of which it would speak
+
+
+def finished(running: Running) -> str:
+    """What it printed, once it has ended well."""
+    assert running.process.wait(timeout=120) == 0, running.output.read_text()
+    return running.output.read_text()
+
+
+def workers(running: Running) -> list[int]:
+    """The processes that a launcher has started."""
+    children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text()
+    return [int(number) for number in children.split()]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 32, 33])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_every_row_of_a_batch_falls_to_one_process(rows: int, size: int) -> None:
+    shares = [Group(rank, size).share(rows) for rank in range(size)]
+    counting = [row for share in shares[:rows] for row in range(rows)[share]]
+    assert counting == list(range(rows))
+    lengths = [len(range(rows)[share]) for share in shares]
+    assert min(lengths) >= 1
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_dropout_of_a_share_is_that_of_the_whole() -> None:
+    layer, units = QuickDropout(0.4), torch.ones(10, 37)
+    torch.manual_seed(0)
+    whole = layer(units)
+    try:
+        for rows in (slice(0, 3), slice(3, 10)):
+            QuickDropout.rows = rows, 10
+            torch.manual_seed(0)
+            assert torch.equal(layer(units[rows]), whole[rows])
+    finally:
+        QuickDropout.rows = None
+
+
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.torture(quick=0, long=1))])
+def test_losses_are_those_of_one_process(tiny: Project, number: int) -> None:
+    train.main()
+    alone = curves()
+    printed = finished(launch(tiny, "--nproc-per-node", str(number)))
+    assert len(re.findall(r"epoch +\d/4", printed)) == 4, "one process speaks for all"
+    assert not checkpoint.STATES.exists()
+    for one, several in zip(alone, curves(), strict=True):
+        assert several == pytest.approx(one, rel=2e-5)
+
+
+def test_the_stage_launches_them_itself(project: Project) -> None:
+    """dvc.lock tells nothing of it; what evaluate says has the same bits."""
+    project.set(epochs=2)
+    assert project.repro() == ["train", "evaluate"]
+    before = artifacts(project)
+    project.run(
+        "dvc", "repro", "--force", "--single-item", "evaluate", TORCHRUN="--nproc-per-node 2", OMP_NUM_THREADS="1"
+    )
+    assert artifacts(project) == before
+    project.set(seed=1)
+    done = project.run("dvc", "repro", TORCHRUN="--nproc-per-node 2", OMP_NUM_THREADS="1")
+    assert len(re.findall(r"epoch +\d/2", done.stdout)) == 2
+    assert done.stdout.count("95 % interval") == 1
+    assert project.repro() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--nproc-per-node two", "TORCHRUN: found `--nproc-per-node two`, expected options of torchrun, such as"),
+        ("--processes 2", "TORCHRUN: found `--processes 2`, expected options of torchrun"),
+    ],
+)
+def test_options_that_are_none_are_one_line(tiny: Project, options: str, message: str) -> None:
+    refused = tiny.stage("train", fails=True, TORCHRUN=options, PYTHONPATH=str(ROOT))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"train: error: {message}")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_worker_that_is_killed_is_started_again_and_goes_on(tiny: Project) -> None:
+    choose(epochs=30)
+    finished(launch(tiny, "--nproc-per-node", "2"))
+    whole = outputs()
+    running = launch(tiny, "--nproc-per-node", "2", "--max-restarts", "1")
+    running.wait_for("epoch   5/30")
+    os.kill(workers(running)[1], signal.SIGKILL)
+    printed = finished(running)
+    assert re.search(r"going on behind epoch \d+, step \d+, of an interrupted run", printed)
+    assert outputs() == whole
+
+
+def test_without_restarts_it_says_which_was_lost(tiny: Project) -> None:
+    choose(epochs=500)
+    running = tiny.start(*(sys.executable, "-m", "stages.train"), TORCHRUN="--nproc-per-node 2", PYTHONPATH=str(ROOT))
+    running.wait_for("epoch   2/500")
+    os.kill(workers(running)[1], signal.SIGKILL)
+    assert running.process.wait(timeout=120) == 1
+    assert "train: error: process 1 of this train ended with SIGKILL" in running.output.read_text()
+    assert "Traceback" not in running.output.read_text()
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_all_of_them_with_their_code(tiny: Project, sent: int, code: int) -> None:
+    choose(epochs=500)
+    running = tiny.start(*(sys.executable, "-m", "stages.train"), TORCHRUN="--nproc-per-node 2", PYTHONPATH=str(ROOT))
+    running.wait_for("epoch   2/500")
+    running.send(sent)
+    assert running.process.returncode == code, running.output.read_text()
+    assert "Traceback" not in running.output.read_text()
+    assert len(list(checkpoint.STATES.glob("*.pt"))) == 1
+
+
+def agents(project: Project, tmp_path: Path) -> tuple[list[Running], list[Project]]:
+    """Two machines, the first of which is where they meet: a folder and a launcher each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    projects = [project, project.copy(tmp_path / "machine")]
+    options = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", f"localhost:{port}")
+    return [
+        launch(each, *options, "--rdzv-conf", "join_timeout=20,close_timeout=5", "--local-addr", "127.0.0.1")
+        for each in projects
+    ], projects
+
+
+@pytest.mark.torture(quick=1, long=1)
+def test_two_machines_come_together(tiny: Project, tmp_path_factory: pytest.TempPathFactory, part: int) -> None:
+    train.main()
+    alone = curves()
+    running, projects = agents(tiny, tmp_path_factory.mktemp("two"))
+    for each in running:
+        finished(each)
+    for one, several in zip(alone, curves(), strict=True):
+        assert several == pytest.approx(one, rel=2e-5)
+    assert sum("epoch   4/4" in each.output.read_text() for each in running) == 1
+    written = [(each.root / "models/model.json").stat().st_mtime > time.time() - 60 for each in projects]
+    assert written.count(True) >= 1
+
+
+@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.torture(quick=0, long=1))])
+def test_a_machine_that_is_lost_ends_it_with_a_line(
+    tiny: Project, tmp_path_factory: pytest.TempPathFactory, lost: int
+) -> None:
+    choose(epochs=100_000)
+    running, _ = agents(tiny, tmp_path_factory.mktemp("two"))
+    while not any("epoch   2/" in each.output.read_text() for each in running):
+        assert all(each.process.poll() is None for each in running)
+        time.sleep(0.05)
+    os.kill(running[lost].process.pid, signal.SIGKILL)  # the launcher alone; what it started has to notice
+    other = running[1 - lost]
+    assert other.process.wait(timeout=90) != 0
+    assert re.search(r"train: error: process \d of 2 lost the others: ", other.output.read_text())
+    left = running[lost].output.read_text()
+    assert "train: error: the launcher of this process is gone" in left or "lost the others" in left
+
+
+def test_parameters_are_refused_before_anything_is_launched(tiny: Project) -> None:
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    Path("params.yaml").write_text(yaml.safe_dump(values | {"lr": -1}))
+    refused = tiny.stage("train", fails=True, TORCHRUN="--nproc-per-node 2", PYTHONPATH=str(ROOT))
+    assert refused.stderr.count("\n") == 1
+    assert "lr: found -1" in refused.stderr
