@@ -150,7 +150,7 @@ def _leave_signals_to_the_parent(_worker: int) -> None:
 
 def _tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """The parent may end while a batch is on its way to it: that is no error of the worker's."""
-    if not issubclass(kind, ConnectionError):
+    if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, traceback)
 
 

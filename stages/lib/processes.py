@@ -24,9 +24,13 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from stages.lib.stage import LAUNCHED, LAUNCHER, UserError, reason
 
+# Without it the processes meet, when they are started again, by what the lost ones have left in a shared store.
+UNSHARED = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 PATIENCE = timedelta(minutes=5)  # in which another process has to answer
 LOST = re.compile("gloo|nccl|connection|socket|timed out", re.IGNORECASE)  # torch's words, in a RuntimeError
 
@@ -106,6 +110,7 @@ def launched(stage: str, threads: int) -> bool:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ[UNSHARED] = "1"
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it says is said below
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # its usage, a page long
@@ -120,7 +125,8 @@ def launched(stage: str, threads: int) -> bool:
     except SignalException as error:
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        # The one that was ended from outside, if one was: the others fail for want of it.
+        rank, failure = min(error.failures.items(), key=lambda item: item[1].exitcode)
         how = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
         raise UserError(
             f"process {rank} of this {stage} ended with {how}; what it said stands above, and run it again goes on "
@@ -149,7 +155,11 @@ def joined(device: torch.device) -> Iterator[Group]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        torch.distributed.init_process_group("gloo" if device.type == "cpu" else "nccl", timeout=PATIENCE)
+        backend = "gloo" if device.type == "cpu" else "nccl"
+        store, _, _ = next(iter(rendezvous("env://", rank, size, timeout=PATIENCE)))
+        if os.environ["GROUP_WORLD_SIZE"] == "1":  # one launcher: all of its processes know how often it started them
+            store = PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
         yield Group(rank, size, device, os.getppid())
         torch.distributed.destroy_process_group()
     except RuntimeError as error:

@@ -45,20 +45,30 @@ def run(main: Callable[[], None]) -> NoReturn:
     """Run a stage's `main()` and end the process with the exit code that the module docstring lists."""
     gc.freeze()  # what the imports left is there to stay
     gc.enable()
+    code = 0
     try:
         with _alone(_stage()):
             main()
         sys.stdout.flush()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
     except Exception as error:
+        code = 1
         if _received:  # what a library makes of the signal, such as a loader process that it ended too
-            sys.exit(128 + _received[0])
-        if os.environ.get("PIPELINE_DEBUG"):
+            code = 128 + _received[0]
+        elif os.environ.get("PIPELINE_DEBUG"):
             raise
-        print(f"{_stage()}: error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(1)
-    # What Python would do now but for taking torch's modules apart piece by piece, a third of a second long.
+        else:
+            print(f"{_stage()}: error: {_one_line(error)}", file=sys.stderr, flush=True)
+    _end(code)  # not before the exception is gone, and with it what it holds: processes that load ahead end with it
+
+
+def _end(code: int) -> NoReturn:
+    """What Python would do at the end but for taking torch's modules apart piece by piece, a third of a second long."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     atexit._run_exitfuncs()
-    os._exit(0)
+    os._exit(code)
 
 
 @contextmanager
