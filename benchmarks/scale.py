@@ -5,7 +5,7 @@
 
 The images are made here, by `generate`: ten classes, each a smooth random pattern, of which an image takes half, and of
 noise the other half. They lie in an array of NumPy's; a fiftieth each becomes val and test. Each stage runs as its own
-process, an epoch of training with batches of 1,024. Memory is the peak of resident memory of the process, less that of
+process, an epoch of training with batches of 1,024, of the large images 128. Memory is the peak of resident memory of the process, less that of
 a process that imports the stage and does nothing. Out: benchmarks/scale.md and benchmarks/scale.svg.
 """
 
@@ -36,7 +36,7 @@ SIZES: list[tuple[int, tuple[int, ...]]] = [
 CHUNK = 1 << 24  # bytes of images made at a time
 PARAMETERS = {
     **{"dataset": "arrays", "source": "made", "val_fraction": 0.02, "test_fraction": 0.02},
-    **{"batch_size": 1024, "epochs": 1, "activation": "silu", "mistakes_shown": 5},
+    **{"epochs": 1, "activation": "silu", "mistakes_shown": 5},
 }
 
 
@@ -60,11 +60,12 @@ def main() -> None:
             project = Path(folder) / "project"
             subprocess.run(["git", "clone", "--quiet", HERE.parent, project], check=True)
             path = project / "params.yaml"
-            values: dict[str, Any] = yaml.safe_load(path.read_text()) | PARAMETERS | {"image_size": shape[0]}
+            values: dict[str, Any] = yaml.safe_load(path.read_text()) | PARAMETERS
+            values |= {"image_size": shape[0], "batch_size": 1024 if shape[0] < 100 else 128}
             path.write_text(yaml.safe_dump(values, sort_keys=False))
             generate(project / "made", number, shape)
             for stage in STAGES:
-                least = peak(project, "-c", f"import stages.{stage}")[1]
+                least = peak(project, "-c", f"import os, stages.{stage}; os._exit(0)")[1]
                 before = written(project)
                 seconds, memory = peak(project, "-m", f"stages.{stage}")
                 found.append(Measured(number, shape, stage, seconds, memory - least, written(project) - before))
