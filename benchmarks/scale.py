@@ -5,8 +5,8 @@
 
 The images are made here, by `generate`: ten classes, each a smooth random pattern, of which an image takes half, and of
 noise the other half. They lie in an array of NumPy's; a fiftieth each becomes val and test. Each stage runs as its own
-process, an epoch of training with batches of 1,024, of the large images 128. Memory is the peak of resident memory of the process, less that of
-a process that imports the stage and does nothing. Out: benchmarks/scale.md and benchmarks/scale.svg.
+process, an epoch of training with batches of 1,024, of the large images 128. Memory is the peak of resident memory of
+the process, less that of a process that imports the stage and does nothing. Out: benchmarks/scale.md and scale.svg.
 """
 
 import os
@@ -23,7 +23,7 @@ import yaml
 from tqdm import tqdm
 
 from stages.lib.files import replacing, write_text
-from stages.lib.stage import run
+from stages.lib.stage import STATE, run
 
 HERE = Path(__file__).parent
 STAGES = ("download", "normalize", "cache", "train", "evaluate")
@@ -56,7 +56,8 @@ def main() -> None:
     chosen = [(number, shape) for number, shape in SIZES if len(sys.argv) == 1 or str(number) in sys.argv[1:]]
     found: list[Measured] = []
     for number, shape in tqdm(chosen, desc="scale", unit=" sizes"):
-        with tempfile.TemporaryDirectory(dir=".") as folder:
+        STATE.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=STATE) as folder:  # on this disk: a system's own may be small
             project = Path(folder) / "project"
             subprocess.run(["git", "clone", "--quiet", HERE.parent, project], check=True)
             path = project / "params.yaml"

@@ -148,31 +148,31 @@ def test_signals_end_all_of_them_with_their_code(tiny: Project, sent: int, code:
     assert len(list(checkpoint.STATES.glob("*.pt"))) == 1
 
 
-def agents(project: Project, tmp_path: Path) -> tuple[list[Running], list[Project]]:
-    """Two machines, the first of which is where they meet: a folder and a launcher each."""
+def meeting() -> str:
+    """Options for two launchers that meet at a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    projects = [project, project.copy(tmp_path / "machine")]
-    options = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", f"localhost:{port}")
-    return [
-        launch(each, *options, "--rdzv-conf", "join_timeout=20,close_timeout=5", "--local-addr", "127.0.0.1")
-        for each in projects
-    ], projects
+    return (
+        f"--nnodes 2 --rdzv-backend c10d --rdzv-id test --rdzv-endpoint localhost:{port} --local-addr 127.0.0.1 "
+        "--rdzv-conf join_timeout=20,close_timeout=5"
+    )
 
 
-@pytest.mark.torture(quick=1, long=1)
-def test_two_machines_come_together(tiny: Project, tmp_path_factory: pytest.TempPathFactory, part: int) -> None:
+def test_two_machines_and_a_folder_that_they_share(tiny: Project) -> None:
+    """As docs/slurm.sbatch has it."""
     train.main()
     alone = curves()
-    running, projects = agents(tiny, tmp_path_factory.mktemp("two"))
-    for each in running:
-        finished(each)
+    variables = {"TORCHRUN": meeting(), "PYTHONPATH": str(ROOT)}
+    running = []
+    for name in ("one", "other"):
+        each = tiny.start(sys.executable, "-m", "stages.train", **variables)
+        each.output = each.output.rename(each.output.with_name(name))
+        running.append(each)
+    printed = [finished(each) for each in running]
+    assert sum("epoch   4/4" in text for text in printed) == 1
     for one, several in zip(alone, curves(), strict=True):
         assert several == pytest.approx(one, rel=2e-5)
-    assert sum("epoch   4/4" in each.output.read_text() for each in running) == 1
-    written = [(each.root / "models/model.json").stat().st_mtime > time.time() - 60 for each in projects]
-    assert written.count(True) >= 1
 
 
 @pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.torture(quick=0, long=1))])
@@ -180,7 +180,9 @@ def test_a_machine_that_is_lost_ends_it_with_a_line(
     tiny: Project, tmp_path_factory: pytest.TempPathFactory, lost: int
 ) -> None:
     choose(epochs=100_000)
-    running, _ = agents(tiny, tmp_path_factory.mktemp("two"))
+    options = meeting().split()
+    folders = [tiny, tiny.copy(tmp_path_factory.mktemp("two") / "machine")]
+    running = [launch(folder, *options) for folder in folders]
     while not any("epoch   2/" in each.output.read_text() for each in running):
         assert all(each.process.poll() is None for each in running)
         time.sleep(0.05)

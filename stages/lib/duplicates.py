@@ -7,6 +7,8 @@ import hashlib
 
 import numpy as np
 
+SOME = 1 << 20  # digests at a time
+
 
 def digests(images: np.ndarray) -> np.ndarray:
     """A number for each image: (n, C, H, W) uint8 -> (n,) uint64."""
@@ -17,5 +19,8 @@ def digests(images: np.ndarray) -> np.ndarray:
 def found_in(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Which of some digests are also among others: (N,) uint64, (M,) uint64 -> (N,) bool."""
     known = np.sort(others)
-    places = np.searchsorted(known, images).clip(max=max(0, len(known) - 1))
-    return known[places] == images if len(known) else np.zeros(len(images), bool)
+    found = np.zeros(len(images), bool)
+    for first in range(0, len(images) if len(known) else 0, SOME):
+        some = images[first : first + SOME]
+        found[first : first + SOME] = known[np.searchsorted(known, some).clip(max=len(known) - 1)] == some
+    return found

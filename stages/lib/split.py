@@ -29,7 +29,8 @@ def stratified(
         UserError: a class would have no row in one of them.
     """
     keys = np.random.PCG64(seed).random_raw(len(targets))
-    labels, sizes = np.unique(targets, return_counts=True)
+    sizes = np.bincount(targets)
+    labels, sizes = np.flatnonzero(sizes), sizes[sizes > 0]
     counts = {name: apportion(fraction, sizes) for name, fraction in fractions.items()}
     counts["train"] = sizes - np.sum([*counts.values(), np.zeros_like(sizes)], axis=0)
     for name, share in counts.items():
@@ -42,14 +43,14 @@ def stratified(
                 f"params.yaml: {given}: class {names[label]} has {size} rows, which leaves none for {name}; "
                 "choose fractions that leave every class a row in each split"
             )
-    chosen: dict[str, list[np.ndarray]] = {name: [] for name in counts}
+    place = np.empty(len(targets), np.uint8)  # a byte a row: there may be many
     for number, label in enumerate(labels):
         rows = np.flatnonzero(targets == label)
         rows = rows[np.argsort(keys[rows], kind="stable")]
         ends = np.cumsum([share[number] for share in counts.values()])
-        for name, part in zip(counts, np.split(rows, ends[:-1]), strict=True):
-            chosen[name].append(part)
-    return {name: np.sort(np.concatenate(parts)) for name, parts in chosen.items()}
+        for at, part in enumerate(np.split(rows, ends[:-1])):
+            place[part] = at
+    return {name: np.flatnonzero(place == at) for at, name in enumerate(counts)}
 
 
 def grouped(

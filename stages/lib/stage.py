@@ -28,6 +28,7 @@ if sys.platform != "win32":
 
 LAUNCHER = "TORCHRUN"  # holds options for PyTorch's launcher, if several processes are to do a stage's work
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # set by the launcher in the processes that it starts
+SHARED = {"train", "evaluate"}  # stages that several processes can do
 STATE = Path(".state")  # what a run leaves for the next one, outside of git's and DVC's sight
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # disk full, quota used up, file larger than the limit
 OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory")  # torch's words, in a RuntimeError
@@ -120,8 +121,9 @@ def _alone(stage: str) -> Iterator[None]:
     Raises:
         UserError: another process is at it.
     """
-    if sys.platform == "win32" or (LAUNCHED in os.environ and (os.environ["RANK"] != "0" or LAUNCHER in os.environ)):
-        yield  # the first of several processes holds it for all, or the stage that has launched them
+    launches = stage in SHARED and LAUNCHER in os.environ and LAUNCHED not in os.environ
+    if sys.platform == "win32" or launches or (LAUNCHED in os.environ and os.environ["RANK"] != "0"):
+        yield  # the first of several processes, on whichever machine, holds it for all
         return
     STATE.mkdir(exist_ok=True)
     with (STATE / f"{stage}.lock").open("ab+", buffering=0) as file:

@@ -1,0 +1,40 @@
+"""The recipes in docs/: that they are well-formed, and name what the project has."""
+
+import re
+import subprocess
+
+import yaml
+
+from tests.conftest import ROOT, STAGES
+
+SLURM, KUBERNETES = ROOT / "docs/slurm.sbatch", ROOT / "docs/kubernetes.yaml"
+
+
+def test_the_recipe_for_slurm_is_a_shell_script() -> None:
+    text = SLURM.read_text()
+    subprocess.run(["bash", "-n", str(SLURM)], check=True)
+    directives = [line for line in text.splitlines() if line.startswith("#SBATCH ")]
+    assert all(re.fullmatch(r"#SBATCH --[a-z-]+(=[\w:@-]+)?", line) for line in directives)
+    before_commands = text[: text.index("set -euo")]
+    assert before_commands.count("#SBATCH ") == len(directives), "Slurm reads none behind the first command"
+
+
+def test_the_recipe_for_kubernetes_is_what_it_takes() -> None:
+    service, job = yaml.safe_load_all(KUBERNETES.read_text())
+    assert (service["kind"], job["kind"]) == ("Service", "Job")
+    pod = job["spec"]["template"]
+    assert pod["metadata"]["labels"] == service["spec"]["selector"], "the service finds the pods"
+    assert pod["spec"]["subdomain"] == service["metadata"]["name"]
+    (container,) = pod["spec"]["containers"]
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["spec"]["volumes"]}
+    launcher = next(item["value"] for item in container["env"] if item["name"] == "TORCHRUN")
+    assert f"--nnodes {job['spec']['completions']} " in launcher
+    assert f"{job['metadata']['name']}-0.{service['metadata']['name']}:29400" in launcher
+
+
+def test_both_run_stages_that_there_are() -> None:
+    for recipe in (SLURM, KUBERNETES):
+        named = re.findall(r"python -m stages\.(\w+)", recipe.read_text())
+        assert named == ["train", "evaluate"]
+        assert set(named) <= set(STAGES)
