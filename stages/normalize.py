@@ -40,7 +40,7 @@ class Parameters(StageParameters):
     """What normalize reads of params.yaml."""
 
     task: str = Field(description="what the targets are", json_schema_extra={"enum": list(TASKS)})
-    image_size: int = Field(ge=1, le=4096, description="pixels a side; other images are resized and cut to a square")
+    image_size: int = Field(ge=2, le=4096, description="pixels a side; other images are resized and cut to a square")
     val_fraction: float = Field(gt=0, le=0.5, description="share of the rows that become the validation split")
     test_fraction: float = Field(gt=0, lt=0.5, description="share that becomes the test split, if none is official")
     unreadable_allowed: int = Field(ge=0, le=10**9, description="images of your own that may be skipped as unreadable")

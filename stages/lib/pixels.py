@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from stages.lib.array_file import ArrayFile, as_they_are
 from stages.lib.files import named
-from stages.lib.geometry import fit_image
+from stages.lib.geometry import fit
 from stages.lib.stage import UserError, reason
 
 FEW = 64  # images that are not worth another process
@@ -38,8 +38,9 @@ def decode(content: bytes, size: int) -> tuple[np.ndarray, bool]:
     try:
         with warnings.catch_warnings(action="ignore"):  # of odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            file = Image.open(io.BytesIO(content))
-            image = ImageOps.exif_transpose(file)
+            image: Image.Image = Image.open(io.BytesIO(content))
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
             grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
             if image.mode.startswith("I;16"):
                 image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
@@ -48,14 +49,15 @@ def decode(content: bytes, size: int) -> tuple[np.ndarray, bool]:
             if image.has_transparency_data:
                 over = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(over, image.convert("RGBA"))
-            fitted = fit_image(image.convert("RGB"), size)
+            image = image if image.mode == "RGB" else image.convert("RGB")
+            pixels = np.array(image).transpose(2, 0, 1)  # (3, H, W)
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
         raise ValueError("no image of a format that Pillow knows") from error
     except Exception as error:  # each of Pillow's readers has its own
         raise ValueError(reason(error)) from error
-    return np.asarray(fitted).transpose(2, 0, 1), grey
+    return fit(pixels[np.newaxis], size)[0], grey
 
 
 def decode_all(
@@ -82,7 +84,10 @@ def decode_all(
         file.truncate(math.prod(shape))
     unreadable: dict[int, str] = {}
     all_grey = True
-    processes = ProcessPoolExecutor(cpu_count(), initializer=_leave_signals_to_the_parent)
+    if len(names) >= FEW:
+        import torch  # noqa: F401  # once for all processes, which begin as copies of this one
+
+    processes = ProcessPoolExecutor(cpu_count(), initializer=_begin)
     try:
         one = partial(_decode_one, content_of, size, path)
         rows = range(len(names))
@@ -115,6 +120,10 @@ def _first_channel(rows: np.ndarray) -> np.ndarray:
     return rows[:, :1]
 
 
-def _leave_signals_to_the_parent() -> None:
+def _begin() -> None:
+    """A process that decodes leaves signals to its parent, and the other processors to its siblings."""
+    import torch
+
+    torch.set_num_threads(1)
     for number in (SIGINT, SIGTERM):
         signal(number, SIG_IGN)

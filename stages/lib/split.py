@@ -36,7 +36,7 @@ def stratified(
     for name, share in counts.items():
         if (share < 1).any():
             label, size = next(
-                (label, size) for label, size, rows in zip(labels, sizes, share, strict=True) if rows < 1
+                (label, size) for label, size, rows in zip(labels.tolist(), sizes, share, strict=True) if rows < 1
             )
             given = ", ".join(f"{each}_fraction {fraction:g}" for each, fraction in fractions.items())
             raise UserError(
@@ -44,8 +44,8 @@ def stratified(
                 "choose fractions that leave every class a row in each split"
             )
     place = np.empty(len(targets), np.uint8)  # a byte a row: there may be many
-    for number, label in enumerate(labels):
-        rows = np.flatnonzero(targets == label)
+    for number, own in enumerate(labels):
+        rows = np.flatnonzero(targets == own)
         rows = rows[np.argsort(keys[rows], kind="stable")]
         ends = np.cumsum([share[number] for share in counts.values()])
         for at, part in enumerate(np.split(rows, ends[:-1])):
