@@ -109,6 +109,8 @@ def test_a_sweep_that_is_none(fresh: Project) -> None:
     def refusal(*arguments: str) -> str:
         return fresh.run("python", "-m", "experiments.sweep", *arguments, fails=True).stderr
 
+    for part in ("0/2", "3/2", "half", "1/99"):
+        assert f"sweep: error: PART: found `{part}`, expected one such as 1/2" in refusal("learning-rate", part)
     assert "found no sweep `nope`, expected one of learning-rate: make sweep NAME=" in refusal("nope")
     (fresh.root / "experiments/sweeps.yaml").write_text("odd: {lr: 3}")
     assert "sweep: error: experiments/sweeps.yaml: odd: expected lines of `parameter: [value, value]`" in refusal("odd")
@@ -120,3 +122,35 @@ def test_a_sweep_that_is_none(fresh: Project) -> None:
     fresh.run("git", "checkout", "experiments")
     fresh.run("dvc", "exp", "run", "--queue", "-S", "epochs=1")
     assert "DVC's queue holds other experiments; `dvc queue start` runs them" in refusal("learning-rate")
+
+
+def test_a_sweep_on_two_machines(project: Project, tmp_path: Path) -> None:
+    """Two clones, one git and one DVC remote: each runs its half, and every clone sees the whole."""
+    origin = str(tmp_path / "origin.git")
+    project.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "remote"))
+    (project.root / "experiments/sweeps.yaml").write_text("quick: {epochs: [1], lr: [0.01, 0.02]}\n")
+    project.commit("a remote and a sweep")
+    project.run("git", "init", "--quiet", "--bare", "--initial-branch=main", origin)
+    project.run("git", "remote", "add", "origin", origin)
+    project.run("git", "push", "--quiet", "origin", "main")
+    project.run("dvc", "push")
+    for part in ("1/2", "2/2"):
+        machine = Project(tmp_path / part.replace("/", " of "))
+        project.run("git", "clone", "--quiet", origin, str(machine.root))
+        machine.run("dvc", "pull")
+        done = machine.run("python", "-W", "error", "-m", "experiments.sweep", "quick", part)
+        assert done.stdout.startswith("1 experiments: ")
+        assert "Running stage 'cache'" not in done.stdout
+        machine.run("dvc", "exp", "push", "origin", done.stdout.splitlines()[0].removeprefix("1 experiments: "))
+    colleague = Project(tmp_path / "colleague")
+    project.run("git", "clone", "--quiet", origin, str(colleague.root))
+    names = colleague.run("dvc", "exp", "list", "origin", "--name-only").stdout.split()
+    assert len(names) == 2
+    colleague.run("dvc", "exp", "pull", "origin", *names)
+    (shown,) = json.loads(colleague.run("dvc", "exp", "show", "--json", "--rev", "HEAD").stdout)[1:]
+    assert sorted(each["revs"][0]["data"]["params"]["params.yaml"]["data"]["lr"] for each in shown["experiments"]) == [
+        0.01,
+        0.02,
+    ]
+    colleague.run("dvc", "exp", "apply", names[0])
+    assert colleague.repro() == [], "models and reports came with it"

@@ -200,3 +200,13 @@ def test_parameters_are_refused_before_anything_is_launched(tiny: Project) -> No
     refused = tiny.stage("train", fails=True, TORCHRUN="--nproc-per-node 2", PYTHONPATH=str(ROOT))
     assert refused.stderr.count("\n") == 1
     assert "lr: found -1" in refused.stderr
+
+
+def test_what_was_run_by_hand_is_recorded_without_running_it_again(project: Project) -> None:
+    """As docs/slurm.sbatch ends."""
+    project.set(epochs=1)
+    for stage in ("train", "evaluate"):
+        project.stage(stage, TORCHRUN="--nproc-per-node 1")
+    project.run("dvc", "commit", "--force", "train", "evaluate")
+    assert project.repro() == []
+    assert project.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
