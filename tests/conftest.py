@@ -19,7 +19,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ["download", "normalize", "cache", "train", "evaluate"]
 STARTED: list[subprocess.Popen[bytes]] = []  # by the test under way
-OURS = ("DATASET_MIRROR", "DEVICE", "LOADER_WORKERS", "PIPELINE_DEBUG")
+OURS = ("DATASET_MIRROR", "DEVICE", "LOADER_WORKERS", "PIPELINE_DEBUG", "TORCHRUN")
 
 
 def environment() -> dict[str, str]:

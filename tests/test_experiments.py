@@ -124,7 +124,8 @@ def test_a_sweep_that_is_none(fresh: Project) -> None:
     assert "DVC's queue holds other experiments; `dvc queue start` runs them" in refusal("learning-rate")
 
 
-def test_a_sweep_on_two_machines(project: Project, tmp_path: Path) -> None:
+@pytest.mark.torture(quick=0, long=1)
+def test_a_sweep_on_two_machines(project: Project, tmp_path: Path, part: int) -> None:
     """Two clones, one git and one DVC remote: each runs its half, and every clone sees the whole."""
     origin = str(tmp_path / "origin.git")
     project.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "remote"))
@@ -134,11 +135,11 @@ def test_a_sweep_on_two_machines(project: Project, tmp_path: Path) -> None:
     project.run("git", "remote", "add", "origin", origin)
     project.run("git", "push", "--quiet", "origin", "main")
     project.run("dvc", "push")
-    for part in ("1/2", "2/2"):
-        machine = Project(tmp_path / part.replace("/", " of "))
+    for half in ("1/2", "2/2"):
+        machine = Project(tmp_path / half.replace("/", " of "))
         project.run("git", "clone", "--quiet", origin, str(machine.root))
         machine.run("dvc", "pull")
-        done = machine.run("python", "-W", "error", "-m", "experiments.sweep", "quick", part)
+        done = machine.run("python", "-W", "error", "-m", "experiments.sweep", "quick", half)
         assert done.stdout.startswith("1 experiments: ")
         assert "Running stage 'cache'" not in done.stdout
         machine.run("dvc", "exp", "push", "origin", done.stdout.splitlines()[0].removeprefix("1 experiments: "))

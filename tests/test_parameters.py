@@ -31,7 +31,7 @@ REFUSED = {
     "patience: 0": ["patience", "at least 1", "or null"],
     "val_fraction: 0.99": ["val_fraction", "0.99", "at most 0.5"],
     "test_fraction: 0": ["test_fraction", "above 0"],
-    "image_size: 0": ["image_size", "at least 1"],
+    "image_size: 0": ["image_size", "at least 2"],
     "seed: -1": ["seed", "at least 0"],
     "dataset: mnst": ["dataset", "mnst", "did you mean `mnist`"],
     "dataset: birds": ["dataset", "birds", "mnist-5k, mnist"],

@@ -102,7 +102,7 @@ def launched(stage: str, threads: int) -> bool:
     Raises:
         UserError: the options are none of its, or its processes did not finish.
     """
-    options = os.environ.get(LAUNCHER)
+    options = os.environ.get("TORCHRUN")
     if not options or LAUNCHED in os.environ:
         return False
     from torch.distributed import run as launcher  # takes a while, and one process does without it
