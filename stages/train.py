@@ -117,6 +117,9 @@ def main() -> None:
 
 def train(parameters: Parameters, device: torch.device, group: processes.Group) -> None:
     """The whole of it, in one process, or in one of a group that has divided every batch among itself."""
+    if group.size > 1 and parameters.optimizer == "LBFGS":
+        raise UserError("params.yaml: optimizer: LBFGS trains in one process only: each would search a way of its own")
+
     # --- What to train, on what ---
     memory = parameters.memory * MEBIBYTE
     train, val = (ready(tensors.read(path, memory), parameters.loss) for path in (TRAIN, VAL))

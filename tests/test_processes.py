@@ -194,6 +194,13 @@ def test_a_machine_that_is_lost_ends_it_with_a_line(
     assert "train: error: the launcher of this process is gone" in left or "lost the others" in left
 
 
+def test_lbfgs_is_refused(tiny: Project) -> None:
+    choose(optimizer="LBFGS")
+    refused = tiny.stage("train", fails=True, TORCHRUN="--nproc-per-node 2", PYTHONPATH=str(ROOT))
+    assert "params.yaml: optimizer: LBFGS trains in one process only" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_parameters_are_refused_before_anything_is_launched(tiny: Project) -> None:
     values = yaml.safe_load(Path("params.yaml").read_text())
     Path("params.yaml").write_text(yaml.safe_dump(values | {"lr": -1}))
