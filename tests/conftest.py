@@ -178,7 +178,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: those that run the pipeline go last. What wants `make torture` or a GPU is left out elsewhere."""
+    """Fast tests first: those that run the pipeline go last. What wants `make torture`, or a GPU, runs there alone."""
     items[:] = [item for item in items if "NOTSET" not in item.name]  # so pytest calls what is to run 0 times
     if not torch.cuda.is_available():
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
