@@ -7,7 +7,7 @@
 #   make verify   whether the last commit's results come out again, run from nothing in a clone of their own
 #   make sweep    a grid of experiments, NAME=learning-rate, or PART=1/2 of it, and the table of what came out
 #   make bench    how long things take, beside others and the least possible: benchmarks/results.md (15 minutes)
-#   make scale    what the stages take for up to 7 million images: benchmarks/scale.md (half an hour, 20 GB of disk)
+#   make scale    what the stages take for up to 7 million images: benchmarks/scale.md (5 minutes, 20 GB of disk)
 #   make check    lint, format and types; the workflows, too
 #   make schema   params.schema.json, after a change of a stage's parameters
 #   make lock     requirements.lock, after a change of pyproject.toml (needs uv)

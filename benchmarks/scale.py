@@ -1,6 +1,6 @@
 """What every stage takes as the images become more: seconds, peak memory, bytes on disk.
 
-    make scale              (python -m benchmarks.scale)      70 thousand to 7 million images, half an hour, 20 GB
+    make scale              (python -m benchmarks.scale)      70 thousand to 7 million images, 5 minutes, 20 GB
     python -m benchmarks.scale 70000 700000                   some of them
 
 The images are made here, by `generate`: ten classes, each a smooth random pattern, of which an image takes half, and of
