@@ -49,7 +49,7 @@ def main() -> None:
                 if dtype != np.uint8:
                     images = standardize(images, data.mean, data.std).astype(dtype, copy=False)
                 writer.append(images, targets[rows], index[rows])
-            writer.finish(data)
+            writer.finish(data, "cache")
             size = sum(file.stat().st_size for file in (folder / name).iterdir())
             print(f"{name:>5}: {len(split):,} images, {size:,} bytes")
 

@@ -96,7 +96,7 @@ def main() -> None:
                 quantities=[] if classes else quantities(splits["train"].targets, called),
             )
             for name, writer in writers.items():
-                print(f"{name:>5}: {writer.finish(description):,} images of {' x '.join(map(str, shape))}")
+                print(f"{name:>5}: {writer.finish(description, 'normalize'):,} images of {' x '.join(map(str, shape))}")
 
 
 def divided(parts: Mapping[str, Part], classes: Sequence[str], parameters: Parameters) -> dict[str, Part]:

@@ -296,7 +296,7 @@ def make() -> Iterator[Kind]:
     for folder, stored in ((cache.NORMALIZED / "train", IMAGES), (train.TRAIN, standardized)):
         writer = shards.Writer(folder, DESCRIPTION.shape, stored.dtype)
         writer.append(stored, TARGETS, np.arange(12))
-        writer.finish(DESCRIPTION)
+        writer.finish(DESCRIPTION, "cache")
     for folder, read in ((cache.NORMALIZED / "train", read_normalized), (train.TRAIN, read_tensors)):
         for path in sorted(folder.iterdir()):
             yield Kind(f"{folder.parent.name} {path.name}", str(path), path.read_bytes(), read, unchanged(read), JSON)

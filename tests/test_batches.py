@@ -25,7 +25,7 @@ def on_disk(folder: Path, rows: int) -> Split:
     """The same, none of it in memory."""
     writer = shards.Writer(folder, DESCRIPTION.shape, np.dtype(np.float32))
     writer.append(np.arange(rows, dtype=np.float32).reshape(-1, 1, 1, 1), np.arange(rows), np.arange(rows))
-    writer.finish(DESCRIPTION)
+    writer.finish(DESCRIPTION, "cache")
     return tensors.read(folder, memory=0)
 
 

@@ -46,8 +46,7 @@ def test_a_kill_at_any_moment_of_a_stage(
 ) -> None:
     stage = ["train", "cache", "download", "normalize", "evaluate"][part % len(STAGES)]
     project.forget(stage)
-    # Forced: the shards that cache writes are normalize's, so that DVC has them as soon as normalize has run.
-    running = project.start("dvc", "repro", *(["--force"] if stage == "cache" else []))
+    running = project.start("dvc", "repro")
     running.wait_for(f"Running stage '{stage}'")
     time.sleep(random.Random(f"{stage} {part}").random() * 0.9 * seconds[stage])  # DVC's own work included
     count(f"kills in {stage}", running.send(signal.SIGKILL))

@@ -51,7 +51,7 @@ def write(folder: Path, images: np.ndarray, targets: np.ndarray, description: Da
     shutil.rmtree(folder, ignore_errors=True)
     writer = shards.Writer(folder, description.shape, images.dtype)
     writer.append(images, targets, np.arange(len(images)))
-    writer.finish(description)
+    writer.finish(description, "cache")
 
 
 def choose(**parameters: object) -> None:

@@ -6,7 +6,7 @@ Each split has a folder:
                         images   (n, C, H, W) uint8, or standardized float32 or float16
                         targets  (n,) int64, class numbers, or (n, quantities) float64 in their own units
                         index    (n,) int64, the row of the source
-split.json              the `DataDescription`, and of each shard its rows and its sha256; sealed, and written last
+split.json              the stage, the `DataDescription`, and of each shard its rows and sha256; sealed, written last
 
 DVC hashes, links and transfers each file by itself, so none is large; and none holds more than its rows, so that the
 shards that cache leaves as they were have the bytes of normalize's, and DVC stores them once. Nothing here holds more
@@ -49,6 +49,7 @@ class Shard(_Strict):
 class SplitFile(_Strict):
     """What split.json holds."""
 
+    stage: str  # that wrote it: the folders of normalize and cache may not be one to DVC, which would then skip cache
     data: DataDescription
     shards: list[Shard] = Field(min_length=1)
 
@@ -76,15 +77,15 @@ class Writer:
                 self._write()
             images, targets, index = images[some:], targets[some:], index[some:]
 
-    def finish(self, description: DataDescription) -> int:
-        """Write what is left, and split.json, which vouches for it; the number of rows.
+    def finish(self, description: DataDescription, stage: str) -> int:
+        """Write what is left, and split.json, which vouches for it, in the name of a stage; the number of rows.
 
         Raises:
             UserError: a file cannot be written.
         """
         if self.filled:
             self._write()
-        written = SplitFile(data=description, shards=self.shards)
+        written = SplitFile(stage=stage, data=description, shards=self.shards)
         write_text(self.folder / SPLIT, seal(written.model_dump(mode="json")))
         return sum(shard.rows for shard in self.shards)
 
