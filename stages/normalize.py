@@ -96,7 +96,8 @@ def main() -> None:
                 quantities=[] if classes else quantities(splits["train"].targets, called),
             )
             for name, writer in writers.items():
-                print(f"{name:>5}: {writer.finish(description, 'normalize'):,} images of {' x '.join(map(str, shape))}")
+                number = writer.finish(description, "normalize")
+                print(f"{name:>5}: {number:,} images of {' x '.join(map(str, shape))}")
 
 
 def divided(parts: Mapping[str, Part], classes: Sequence[str], parameters: Parameters) -> dict[str, Part]:
