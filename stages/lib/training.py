@@ -151,4 +151,5 @@ def validate(
         loss_sum += float(in_double(outputs, targets)) * weight
         counted += weight
         found = found + tasks.sums(outputs, targets)
-    return group.from_first((loss_sum / max(counted, 1e-300), tasks.score(found, val.targets)))
+    loss = loss_sum / counted if counted else 0.0  # nothing is counted but in the first process
+    return group.from_first((loss, tasks.score(found, val.targets)))
