@@ -1,6 +1,7 @@
 # The commands of this project. Each makes .venv first if it is missing or older than the lock.
 #
 #   make repro    from nothing, or from whatever has changed, to reports/metrics.json
+#   make predict  what the model says of IMAGES=a file or a folder of them; INVERT=yes turns dark on light round
 #   make test     every test
 #   make torture  the long ones: hundreds of interrupted runs, thousands of damaged files; ends with their counts
 #   make report   what this change does to the results, against BASE=main: report.md
@@ -16,19 +17,25 @@ PYTHON ?= python3
 BASE ?= main
 NAME ?= learning-rate
 PART ?= 1/1
+IMAGES ?=
+INVERT ?=
 # As they are, to the shell's variables: a name may hold what make or a shell would run.
 override export BASE := $(value BASE)
 override export NAME := $(value NAME)
 override export PART := $(value PART)
+override export IMAGES := $(value IMAGES)
 BIN := .venv/bin
 INSTALLED := .venv/installed-from-lock
 # DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test torture report verify sweep bench scale check schema lock
+.PHONY: repro predict test torture report verify sweep bench scale check schema lock
 
 repro: $(INSTALLED)
 	@$(BIN)/dvc repro
+
+predict: $(INSTALLED)
+	@$(BIN)/python -m stages.predict "$$IMAGES" $(if $(INVERT),--invert)
 
 test: $(INSTALLED)
 	@$(BIN)/pytest

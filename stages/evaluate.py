@@ -28,7 +28,6 @@ from stages.lib.judgement import Judgement
 from stages.lib.parameters import StageParameters, load
 from stages.lib.pictures import mistakes_sheet
 
-MODELS = Path("models")
 TEST = Path("data/tensors/test")
 REPORTS = Path("reports")
 
@@ -42,7 +41,7 @@ class Parameters(StageParameters):
 
 def main() -> None:
     parameters = load(Parameters)
-    network, model = model_file.load(MODELS)
+    network, model = model_file.load(model_file.MODEL)
     if not processes.launched("evaluate", model.threads):
         device = compute.prepare(model.threads)
         with processes.joined(device) as group:
@@ -59,7 +58,9 @@ def evaluate(
     """The whole of it, in one process, or in one of a group that has divided the test images among itself."""
     test = tensors.read(TEST, memory=0)  # each row is looked at once
     if test.description != model.data:
-        raise UserError(f"{TEST}: not of the data that {MODELS} was trained on; run `dvc repro`, which trains on them")
+        raise UserError(
+            f"{TEST}: not of the data that {model_file.MODEL} was trained on; run `dvc repro`, which trains on them"
+        )
 
     # --- What the model says about every test row, and how good that is ---
     outputs = outputs_of(network, test, device, group)

@@ -44,7 +44,6 @@ from stages.lib.schedules import SCHEDULES, learning_rate
 TRAIN = Path("data/tensors/train")
 VAL = Path("data/tensors/val")
 MEBIBYTE = 1 << 20
-MODELS = Path("models")
 CURVES = Path("reports/train.csv")
 SUMMARY = Path("reports/train.json")
 
@@ -228,7 +227,8 @@ def train(parameters: Parameters, device: torch.device, group: processes.Group) 
     recorded = parameters.model_dump()
     if parameters.weights:
         recorded["weights"] = {"sha256": parameters.weights["sha256"]}  # the file's place is this machine's
-    model_file.save(MODELS, progress.best_weights, architecture, data, recorded, parameters.threads)
+    images = {"train": len(train), "val": len(val)}
+    model_file.save(model_file.MODEL, progress.best_weights, architecture, data, images, recorded, parameters.threads)
     write_table(CURVES, {name: [row[name] for row in progress.rows] for name in progress.rows[0]})
     summary = {
         "weights": sum(weight.numel() for weight in network.parameters()),

@@ -174,7 +174,7 @@ def read_tensors() -> Any:
 
 
 def read_model() -> Any:
-    network, description = model_file.load(train.MODELS)
+    network, description = model_file.load(model_file.MODEL)
     return [{name: weight.tolist() for name, weight in network.state_dict().items()}, description.model_dump()]
 
 
@@ -302,10 +302,10 @@ def make() -> Iterator[Kind]:
             yield Kind(f"{folder.parent.name} {path.name}", str(path), path.read_bytes(), read, unchanged(read), JSON)
 
     network = model_file.build(ARCHITECTURE, DESCRIPTION)
-    model_file.save(train.MODELS, network.state_dict(), ARCHITECTURE, DESCRIPTION, {"lr": 0.1}, threads=1)
-    for name in (model_file.WEIGHTS, model_file.DESCRIPTION):
-        path = train.MODELS / name
-        yield Kind(name, str(path), path.read_bytes(), read_model, unchanged(read_model), JSON)
+    rows = {"train": 12, "val": 12}
+    model_file.save(model_file.MODEL, network.state_dict(), ARCHITECTURE, DESCRIPTION, rows, {"lr": 0.1}, threads=1)
+    for path in (model_file.MODEL, model_file.MODEL.with_suffix(".json")):
+        yield Kind(path.name, str(path), path.read_bytes(), read_model, unchanged(read_model), JSON)
 
     Path("weights").mkdir()
     for name, save in (("weights.pth", torch.save), ("weights.safetensors", safetensors.torch.save_file)):
@@ -314,7 +314,7 @@ def make() -> Iterator[Kind]:
         yield Kind(name, str(path), path.read_bytes(), partial(read_weights, path), None, JSON)
 
     # Of a program's own making, with the right hash:
-    path = train.MODELS / model_file.DESCRIPTION
+    path = model_file.MODEL.with_suffix(".json")
     yield Kind("model.json sealed anew", str(path), path.read_bytes(), read_model, None, JSON, seal_anew)
     path = cache.NORMALIZED / "train" / shards.SPLIT
     yield Kind("split.json sealed anew", str(path), path.read_bytes(), read_normalized, None, JSON, seal_anew)

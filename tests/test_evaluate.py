@@ -34,7 +34,7 @@ def test_metrics_are_those_of_the_predictions(reproduced: Project) -> None:
 
 
 def test_predictions_are_those_of_the_plain_network_on_the_source_rows(reproduced: Project) -> None:
-    network, description = model_file.load(reproduced.root / "models")
+    network, description = model_file.load(reproduced.root / model_file.MODEL)
     table = pd.read_csv(reproduced.root / "data/raw/files/mnist_5k.csv.gz", header=None).to_numpy()
     predictions = pd.read_csv(reproduced.root / "reports/predictions.csv")
     rows = table[predictions["index"]]
@@ -55,7 +55,7 @@ def test_a_model_of_other_data_is_refused(project: Project) -> None:
     path.write_text(seal(fields))
     before = (project.root / "reports/metrics.json").read_bytes()
     refused = project.stage("evaluate", fails=True)
-    assert refused.stderr.startswith("evaluate: error: data/tensors/test: not of the data that models")
+    assert "error: data/tensors/test: not of the data that models/model.safetensors was trained on" in refused.stderr
     assert (project.root / "reports/metrics.json").read_bytes() == before
 
 

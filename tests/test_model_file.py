@@ -14,16 +14,16 @@ DATA = DataDescription(dataset="made up", classes=["a", "b"], shape=(1, 4, 4), m
 ARCHITECTURE = model_file.Architecture(model="mlp", hidden=[8], activation="tanh", dropout=0.5)
 
 
-def save(folder: Path, seed: int = 0) -> torch.nn.Module:
+def save(path: Path, seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
     network = model_file.build(ARCHITECTURE, DATA)
-    model_file.save(folder, network.state_dict(), ARCHITECTURE, DATA, {"lr": 0.1}, threads=1)
+    model_file.save(path, network.state_dict(), ARCHITECTURE, DATA, {"train": 3, "val": 1}, {"lr": 0.1}, threads=1)
     return network.eval()
 
 
 def test_round_trip_without_parameters(tmp_path: Path) -> None:
-    network = save(tmp_path)
-    loaded, description = model_file.load(tmp_path)
+    network = save(tmp_path / "model.safetensors")
+    loaded, description = model_file.load(tmp_path / "model.safetensors")
     images = torch.randn(5, 1, 4, 4)
     assert torch.equal(loaded(images), network(images))
     assert description.parameters == {"lr": 0.1}
@@ -31,51 +31,51 @@ def test_round_trip_without_parameters(tmp_path: Path) -> None:
 
 
 def test_equal_models_are_equal_files(tmp_path: Path) -> None:
-    save(tmp_path / "a")
-    save(tmp_path / "b")
-    for name in (model_file.WEIGHTS, model_file.DESCRIPTION):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    save(tmp_path / "a.safetensors")
+    save(tmp_path / "b.safetensors")
+    for ending in ("safetensors", "json"):
+        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
-    save(tmp_path / "a")
-    save(tmp_path / "b", seed=1)
-    (tmp_path / "a/model.safetensors").write_bytes((tmp_path / "b/model.safetensors").read_bytes())
-    with pytest.raises(UserError, match="model.safetensors: not the weights that .*model.json describes"):
-        model_file.load(tmp_path / "a")
+    save(tmp_path / "a.safetensors")
+    save(tmp_path / "b.safetensors", seed=1)
+    (tmp_path / "a.safetensors").write_bytes((tmp_path / "b.safetensors").read_bytes())
+    with pytest.raises(UserError, match="a.safetensors: not the weights that .*a.json describes"):
+        model_file.load(tmp_path / "a.safetensors")
 
 
 def test_a_description_of_another_network_is_refused(tmp_path: Path) -> None:
-    save(tmp_path)
-    path = tmp_path / model_file.DESCRIPTION
+    save(tmp_path / "model.safetensors")
+    path = tmp_path / "model.json"
     for changed in ({"hidden": [9]}, {"model": "cnn"}, {"activation": "prelu"}, {"model": "resnet"}):
         content = unseal(path.read_text())
         content["architecture"] |= changed
         path.write_text(seal(content))
         with pytest.raises(UserError, match="model.json: does not fit .*model.safetensors"):
-            model_file.load(tmp_path)
+            model_file.load(tmp_path / "model.safetensors")
 
 
 def test_a_changed_number_in_the_description_is_refused(tmp_path: Path) -> None:
-    save(tmp_path)
-    path = tmp_path / model_file.DESCRIPTION
+    save(tmp_path / "model.safetensors")
+    path = tmp_path / "model.json"
     path.write_text(path.read_text().replace('"dropout": 0.5', '"dropout": 0.4'))
     with pytest.raises(UserError, match="model.json: damaged .changed since it was written"):
-        model_file.load(tmp_path)
+        model_file.load(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "[" * 10**5, seal({"format": 2}), seal({"weights_sha256": 7})])
 def test_a_damaged_description_is_refused(tmp_path: Path, content: str) -> None:
-    save(tmp_path)
-    (tmp_path / model_file.DESCRIPTION).write_text(content)
+    save(tmp_path / "model.safetensors")
+    (tmp_path / "model.json").write_text(content)
     with pytest.raises(UserError, match="model.json: damaged .*`dvc repro --force train`"):
-        model_file.load(tmp_path)
+        model_file.load(tmp_path / "model.safetensors")
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="model.json: No such file or directory; run `dvc repro`"):
-        model_file.load(tmp_path)
-    save(tmp_path)
-    (tmp_path / model_file.WEIGHTS).unlink()
+        model_file.load(tmp_path / "model.safetensors")
+    save(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match="model.safetensors: No such file or directory"):
-        model_file.load(tmp_path)
+        model_file.load(tmp_path / "model.safetensors")

@@ -74,7 +74,7 @@ def test_writes_model_and_curves(tiny: Path) -> None:
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert list(rows[0]) == ["epoch", "train_loss", "train_score", "val_loss", "val_score", "lr"]
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
-    network, description = model_file.load(Path("models"))
+    network, description = model_file.load(model_file.MODEL)
     assert description.data == tensors.read(train.TRAIN, memory=0).description
     assert description.parameters == load(train.Parameters).model_dump()
     assert not network.training
@@ -88,7 +88,7 @@ def test_keeps_the_weights_of_the_best_epoch(tiny: Path) -> None:
     best = min(rows, key=lambda row: row["val_loss"])
     assert best["epoch"] < 30
     assert summary["best_epoch"] == best["epoch"]
-    network, _ = model_file.load(Path("models"))
+    network, _ = model_file.load(model_file.MODEL)
     val_loss, _ = training.validate(
         network, torch.nn.CrossEntropyLoss(), tensors.read(train.VAL, memory=0), torch.device("cpu")
     )
@@ -190,7 +190,7 @@ def test_what_batch_normalization_has_seen_is_kept(tiny: Path, monkeypatch: pyte
     choose(model="shufflenet_v2_x0_5", epochs=2)
     train.main()
     whole = outputs()
-    network, _ = model_file.load(Path("models"))
+    network, _ = model_file.load(model_file.MODEL)
     assert 25 <= int(network.state_dict()["conv1.1.num_batches_tracked"]) <= 50
     steps, train_step = 0, training.train_step
 
@@ -449,7 +449,7 @@ def test_an_unknown_device_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatc
 def test_dropout_is_off_while_scoring(tiny: Path) -> None:
     choose(dropout=0.9)
     train.main()
-    network, _ = model_file.load(Path("models"))
+    network, _ = model_file.load(model_file.MODEL)
     network.train()  # as the training loop leaves it
     val = tensors.read(train.VAL, memory=0)
     first, again = (training.validate(network, torch.nn.CrossEntropyLoss(), val, torch.device("cpu")) for _ in range(2))

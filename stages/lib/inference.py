@@ -1,19 +1,33 @@
-"""What a network says about every row of a split."""
+"""What a network says about every row of a split, or of images that no stage has seen."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from stages.lib.description import DataDescription
 from stages.lib.processes import Group
-from stages.lib.tensors import Split, Standardize
+from stages.lib.tensors import Standardize
 
 # Rows and pixels at a time; not parameters, though other numbers may change the last bits.
 MOST_ROWS, MOST_PIXELS = 1000, 8_000_000
 
 
+class Rows(Protocol):
+    """Images that are read some at a time, such as a `tensors.Split`."""
+
+    @property
+    def description(self) -> DataDescription: ...
+
+    def __len__(self) -> int: ...
+
+    def rows(self, first: int, last: int) -> Tensor:
+        """The images of rows `first` to before `last`: (n, C, H, W), bytes or standardized."""
+
+
 @torch.inference_mode()
-def outputs_of(network: nn.Module, split: Split, device: torch.device, group: Group) -> Iterator[tuple[slice, Tensor]]:
+def outputs_of(network: nn.Module, split: Rows, device: torch.device, group: Group) -> Iterator[tuple[slice, Tensor]]:
     """Logits, or standardized quantities, of all rows in their order, dropout off.
 
     Of several processes each takes its turn at the rows, in the pieces of one process, and the first one has them all.

@@ -1,4 +1,4 @@
-"""The model on disk: models/model.safetensors, the weights, and models/model.json, all that is needed to use them.
+"""The model on disk: model.safetensors, the weights, and model.json beside it, all that is needed to use them.
 
 model.json is sealed and holds the sha256 of the weights: a changed bit in either file is an error, not another model.
 `load()` rebuilds the network without `params.yaml` and without the code that trained it.
@@ -20,8 +20,7 @@ from stages.lib.sealed import seal, unseal
 from stages.lib.stage import UserError, reason
 
 VERSION = "0.1.0"  # of this project, as in pyproject.toml
-WEIGHTS = "model.safetensors"
-DESCRIPTION = "model.json"
+MODEL = Path("models/model.safetensors")
 
 
 class _Strict(BaseModel):
@@ -47,9 +46,10 @@ class Versions(_Strict):
 class ModelDescription(_Strict):
     """What model.json holds; nothing in it differs between two equal runs."""
 
-    format: Literal[1]
+    format: Literal[2]
     architecture: Architecture
     data: DataDescription
+    images: dict[str, int]  # of train, which it learned from, and of val, which chose the epoch
     parameters: dict[str, Any]  # every parameter of the training, for people to read
     threads: int = Field(ge=1)  # CPU threads that it was trained and validated with
     weights_sha256: str
@@ -57,45 +57,51 @@ class ModelDescription(_Strict):
 
 
 def save(
-    folder: Path,
+    path: Path,
     weights: dict[str, Tensor],
     architecture: Architecture,
     data: DataDescription,
+    images: dict[str, int],
     parameters: dict[str, Any],
     threads: int,
 ) -> None:
-    """Write both files. Between the two writes they do not fit each other, which `load` finds out by the sha256."""
+    """Write both files: `path`, the weights, and what they are, the same with .json at its end.
+
+    Between the two writes they do not fit each other, which `load` finds out by the sha256.
+    """
     content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in weights.items()})
     description = ModelDescription(
-        format=1,
+        format=2,
         architecture=architecture,
         data=data,
+        images=images,
         parameters=parameters,
         threads=threads,
         weights_sha256=hashlib.sha256(content).hexdigest(),
         versions=Versions(project=VERSION, torch=torch.__version__.split("+")[0]),
     )
-    with replacing(folder / WEIGHTS) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
-    write_text(folder / DESCRIPTION, seal(description.model_dump(mode="json")))
+    write_text(path.with_suffix(".json"), seal(description.model_dump(mode="json")))
 
 
-def load(folder: Path) -> tuple[nn.Module, ModelDescription]:
-    """The trained network, in evaluation mode, and its description.
+def load(path: Path) -> tuple[nn.Module, ModelDescription]:
+    """The trained network with the weights in `path`, in evaluation mode, and the description beside them.
 
     Raises:
         UserError: a file is missing or damaged, or the two do not belong together.
     """
     remedy = "`dvc repro --force train` makes both files again"
+    beside = path.with_suffix(".json")
     try:
-        description = ModelDescription.model_validate(unseal((folder / DESCRIPTION).read_bytes()))
-        content = (folder / WEIGHTS).read_bytes()
+        description = ModelDescription.model_validate(unseal(beside.read_bytes()))
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{error.filename}: {reason(error)}; run `dvc repro`, which trains first") from error
     except ValueError as error:
-        raise UserError(f"{folder / DESCRIPTION}: damaged ({reason(error)}); {remedy}") from error
+        raise UserError(f"{beside}: damaged ({reason(error)}); {remedy}") from error
     if hashlib.sha256(content).hexdigest() != description.weights_sha256:
-        raise UserError(f"{folder / WEIGHTS}: not the weights that {folder / DESCRIPTION} describes; {remedy}")
+        raise UserError(f"{path}: not the weights that {beside} describes; {remedy}")
     try:
         weights = safetensors.torch.load(content)
         with torch.device("meta"):  # shapes alone: a description may tell of more than the memory holds
@@ -105,9 +111,7 @@ def load(folder: Path) -> tuple[nn.Module, ModelDescription]:
         network = build(description.architecture, description.data)
         network.load_state_dict(weights)
     except (RuntimeError, KeyError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(
-            f"{folder / DESCRIPTION}: does not fit {folder / WEIGHTS} ({reason(error)}); {remedy}"
-        ) from error
+        raise UserError(f"{beside}: does not fit {path} ({reason(error)}); {remedy}") from error
     return network.eval(), description
 
 

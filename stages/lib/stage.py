@@ -16,7 +16,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -42,13 +42,18 @@ class UserError(Exception):
     """What the user can put right. Its text is one line: what, where, what was expected, what to do."""
 
 
-def run(main: Callable[[], None]) -> NoReturn:
-    """Run a stage's `main()` and end the process with the exit code that the module docstring lists."""
+def run(main: Callable[[], None], *, alone: bool = True) -> NoReturn:
+    """Run a stage's `main()` and end the process with the exit code that the module docstring lists.
+
+    Args:
+        main: the stage.
+        alone: whether it writes to the folder, where a second one at the same time has to be kept out.
+    """
     gc.freeze()  # what the imports left is there to stay
     gc.enable()
     code = 0
     try:
-        with _alone(_stage()):
+        with _alone(_stage()) if alone else nullcontext():
             main()
         sys.stdout.flush()
     except SystemExit as stop:

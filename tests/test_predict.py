@@ -1,0 +1,238 @@
+"""Predictions of images that no stage has seen, by the real command."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from stages.lib import model_file, shards, tensors, unseen
+from stages.lib.description import DataDescription, Quantity
+from stages.lib.inference import outputs_of
+from stages.lib.processes import ALONE
+from tests.conftest import Project
+
+GREY = DataDescription(dataset="made up", classes=["a", "b"], shape=(1, 8, 8), mean=[0.1], std=[0.3])
+COLOUR = DataDescription(dataset="made up", classes=["a", "b"], shape=(3, 8, 8), mean=[0.5] * 3, std=[0.3] * 3)
+NUMBERS = DataDescription(
+    dataset="made up",
+    classes=[],
+    shape=(1, 8, 8),
+    mean=[0.5],
+    std=[0.3],
+    quantities=[Quantity(name="angle", mean=10.0, std=2.0), Quantity(name="size", mean=0.0, std=1.0)],
+)
+ARCHITECTURE = model_file.Architecture(model="mlp", hidden=[4], activation="tanh", dropout=0.0)
+
+
+@pytest.fixture
+def model(folder: Path) -> Callable[[DataDescription], str]:
+    """Makes a model of such data; its path."""
+
+    def made(data: DataDescription) -> str:
+        torch.manual_seed(0)
+        network = model_file.build(ARCHITECTURE, data)
+        path = folder / "other.safetensors"
+        model_file.save(path, network.state_dict(), ARCHITECTURE, data, {"train": 3, "val": 1}, {}, threads=1)
+        return str(path)
+
+    return made
+
+
+def predict(project: Project, *arguments: str, fails: bool = False) -> tuple[list[str], list[str], pd.DataFrame]:
+    """The lines of the table and of stderr, and the CSV."""
+    command = ["python", "-W", "error", "-m", "stages.predict", *arguments, "--csv", "out.csv"]
+    done = project.run(*command, fails=fails)
+    table = pd.read_csv(project.root / "out.csv", dtype=str, keep_default_na=False)
+    return done.stdout.splitlines(), done.stderr.splitlines(), table
+
+
+def test_the_test_split_as_files_has_the_predictions_of_evaluate(project: Project) -> None:
+    test = shards.read(project.root / "data/normalized/test")
+    folder = project.root / "digits"
+    for row, image in enumerate(test.images(0, len(test))):
+        (folder / f"{row // 100}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0]).save(folder / f"{row // 100}/{row:04}.png")
+    shown, said, table = predict(project, "digits")
+    expected = pd.read_csv(project.root / "reports/predictions.csv", dtype=str)
+    assert table["image"].tolist() == [f"digits/{row // 100}/{row:04}.png" for row in range(1000)]
+    assert table["predicted"].tolist() == expected["predicted"].tolist()
+    assert table["confidence"].tolist() == expected["confidence"].tolist()
+    assert shown[0].split() == ["image", "predicted", "then", "then"]
+    first = {str(name): str(cell) for name, cell in table.iloc[0].items()}
+    best = [(first[f"predicted{rank}"], f"{float(first[f'confidence{rank}']):.1%}") for rank in ("", "_2", "_3")]
+    assert shown[1].split() == [first["image"], *(text for pair in best for text in pair)]
+    assert shown[-1] == "and 960 more; --csv FILE writes them all"
+    assert said == []
+
+    # The same logits, to the last bit, if they are computed together; alone, to within rounding.
+    network, description = model_file.load(project.root / model_file.MODEL)
+    split = tensors.read(project.root / "data/tensors/test", memory=0)
+    device = torch.device("cpu")
+    logits = torch.cat([some for _, some in outputs_of(network, split, device, ALONE)])
+    files = unseen.files_of(folder)
+    pixels = unseen.read(files, description.data, project.root / "pixels")
+    assert torch.equal(torch.cat([some for _, some in outputs_of(network, pixels, device, ALONE)]), logits)
+    one = unseen.read(files[700:701], description.data, project.root / "pixels")
+    torch.testing.assert_close(next(outputs_of(network, one, device, ALONE))[1], logits[700:701], atol=1e-5, rtol=1e-5)
+
+
+def test_files_of_every_kind(project: Project) -> None:
+    """The same digit in eleven kinds of file, most of them larger, and grey in different ways."""
+    test = shards.read(project.root / "data/normalized/test")
+    digit = Image.fromarray(test.images(500, 501)[0, 0])
+    large = digit.resize((280, 280), Image.Resampling.BICUBIC)
+    kinds = {
+        "a.png": digit,
+        "b.png": digit.convert("RGB"),
+        "c.png": digit.convert("RGBA"),
+        "d.png": digit.convert("P"),
+        "e.png": Image.fromarray(np.asarray(digit).astype(np.uint16) * 257),
+        "f.bmp": digit,
+        "g.jpg": large,
+        "h.webp": large.convert("RGB"),
+        "i.tiff": large,
+        "j.gif": large,
+        "k.PNG": large.convert("LA"),
+    }
+    for name, image in kinds.items():
+        image.save(project.root / name, {"k.PNG": "PNG"}.get(name))
+    _, said, table = predict(project, *kinds)
+    assert said == []
+    assert table["image"].tolist() == list(kinds)
+    actual = pd.read_csv(project.root / "reports/predictions.csv", dtype=str)["predicted"][500]
+    assert table["predicted"].tolist() == [actual] * len(kinds)
+    assert len(set(table["confidence"][:6])) == 1, "pixels of the same values"
+
+
+def test_a_broken_image_is_a_line_and_the_others_go_on(project: Project) -> None:
+    sheet = Image.new("L", (28, 28))
+    for name in ("one.png", "three.png"):
+        sheet.save(project.root / name)
+    (project.root / "two.png").write_bytes((project.root / "one.png").read_bytes()[:40])
+    shown, said, table = predict(project, "one.png", "two.png", "none.png", "three.png", fails=True)
+    assert table["image"].tolist() == ["one.png", "three.png"]
+    assert len(shown) == 3
+    assert [line.split(":")[:3] for line in said] == [
+        ["predict", " error", " two.png"],
+        ["predict", " error", " none.png"],
+    ]
+    assert said[1].endswith("No such file or directory")
+
+
+def test_dark_on_light_is_told_and_turned_round_if_asked(project: Project) -> None:
+    test = shards.read(project.root / "data/normalized/test")
+    for row, image in enumerate(test.images(300, 310)[:, 0]):
+        Image.fromarray(image).save(project.root / f"{row}-as-learned.png")
+        Image.fromarray(255 - image).save(project.root / f"{row}-on-paper.png")
+    paper = [f"{row}-on-paper.png" for row in range(10)]
+    learned = [f"{row}-as-learned.png" for row in range(10)]
+    _, silent, expected = predict(project, *learned)
+    assert silent == []
+    shown, said, asked = predict(project, *paper, learned[0], "--invert")
+    assert asked["predicted"].tolist() == [*expected["predicted"], expected["predicted"][0]]
+    assert asked["confidence"].astype(float)[:10].tolist() == pytest.approx(
+        expected["confidence"].astype(float), abs=1e-5
+    )
+    assert asked["inverted"].tolist() == ["yes"] * 10 + ["no"]
+    assert "0-on-paper.png (inverted)" in shown[1]
+    assert said == [
+        "predict: inverted 10 of 11 images, such as 0-on-paper.png: dark on light, and the training images are light "
+        "on dark"
+    ]
+    _, said, kept = predict(project, *paper)
+    assert said[0].startswith("predict: warning: 10 of 10 images, such as 0-on-paper.png, seem to be dark on light")
+    assert kept["inverted"].tolist() == ["no"] * 10
+    assert kept["predicted"].tolist() != expected["predicted"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("mean", "edge", "told"),
+    [(0.1, 255, True), (0.1, 0, False), (0.9, 0, True), (0.9, 255, False), (0.5, 0, False), (0.5, 255, False)],
+)
+def test_a_background_is_known_by_the_edge(mean: float, edge: int, told: bool) -> None:
+    image = np.full((1, 1, 8, 8), 255 - edge, np.uint8)
+    image[..., 0, :] = image[..., -1, :] = image[..., 0] = image[..., -1] = edge
+    assert unseen.other_way_round(image, GREY.model_copy(update={"mean": [mean]})).tolist() == [told]
+
+
+def test_grey_and_colour() -> None:
+    grey = np.arange(64, dtype=np.uint8).reshape(1, 1, 8, 8) * 4
+    colour = unseen.in_channels(grey, 3)
+    assert colour.shape == (1, 3, 8, 8)
+    np.testing.assert_array_equal(unseen.in_channels(colour, 1), grey)
+    colour[0, 0] = 255
+    expected = np.asarray(Image.fromarray(colour[0].transpose(1, 2, 0)).convert("L"))
+    np.testing.assert_array_equal(unseen.in_channels(colour, 1)[0, 0], expected)
+
+
+def test_a_model_elsewhere_of_colour_and_of_numbers(
+    model: Callable[[DataDescription], str], reproduced: Project, folder: Path
+) -> None:
+    Image.new("L", (20, 30), 77).save(folder / "plain.png")
+    for data, head in ((COLOUR, ["image", "predicted"]), (NUMBERS, ["image", "predicted_angle", "predicted_size"])):
+        network, _ = model_file.load(Path(model(data)))
+        command = [
+            "predict",
+            str(folder / "plain.png"),
+            "--model",
+            model(data),
+            "--top-k",
+            "1",
+            "--csv",
+            str(folder / "o"),
+        ]
+        shown = reproduced.run("python", "-W", "error", "-m", "stages." + command[0], *command[1:]).stdout.splitlines()
+        assert shown[0].split() == head
+        table = pd.read_csv(folder / "o")
+        standardized = torch.full((1, *data.shape), 77 / 255).sub(data.mean[0]).div(data.std[0])
+        with torch.inference_mode():
+            outputs = network(standardized)[0].double()
+        if data.classes:
+            assert table["confidence"][0] == pytest.approx(float(outputs.softmax(0).max()), abs=1e-5)
+        else:
+            assert table["predicted_angle"][0] == pytest.approx(10 + 2 * float(outputs[0]), abs=1e-4)
+            assert table["predicted_size"][0] == pytest.approx(float(outputs[1]), abs=1e-4)
+
+
+def test_what_is_refused_in_one_line(
+    reproduced: Project, model: Callable[[DataDescription], str], folder: Path
+) -> None:
+    (folder / "notes.txt").write_text("no image")
+    (folder / "drawing.pdf").write_text("which Pillow writes and does not read")
+    (folder / ".hidden.png").write_text("no image to a user")
+    path = model(GREY)
+    for arguments, line in [
+        ([str(folder)], f"predict: error: {folder}: holds no image, 6 other file(s)"),
+        (["x.png", "--model", "nowhere/model.safetensors"], "predict: error: nowhere/model.json: No such file or dire"),
+        ([""], "argument FILE|FOLDER: found nothing, expected an image or a folder of images: IMAGES=path"),
+        (["x.png", "--top-k", "0"], "argument --top-k: found 0, expected a whole number of at least 1"),
+    ]:
+        done = reproduced.run("python", "-m", "stages.predict", *arguments, fails=True)
+        assert line in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+    content = json.loads(Path(path).with_suffix(".json").read_text())
+    Path(path).with_suffix(".json").write_text(json.dumps(content | {"threads": 2}))
+    assert "damaged" in reproduced.run("python", "-m", "stages.predict", "x", "--model", path, fails=True).stderr
+
+
+def test_two_at_once_and_nothing_left_behind(project: Project) -> None:
+    """No lock keeps a second one out, as it does of stages that write."""
+    Image.new("L", (28, 28)).save(project.root / "a.png")
+    before = sorted(path for path in project.root.rglob("*") if "__pycache__" not in path.parts)
+    first, second = (project.start("python", "-m", "stages.predict", "a.png") for _ in range(2))
+    assert first.process.wait(timeout=120) == second.process.wait(timeout=120) == 0, first.output.read_text()
+    assert sorted(path for path in project.root.rglob("*") if "__pycache__" not in path.parts) == before
+
+
+def test_make_predict(project: Project) -> None:
+    Image.new("L", (28, 28), 255).save(project.root / "a digit.png")
+    (project.root / "installed").touch()
+    own = ["INSTALLED=installed", f"BIN={Path(sys.executable).parent}"]
+    done = project.run("make", "predict", *own, "IMAGES=a digit.png", "INVERT=yes")
+    assert "a digit.png (inverted)" in done.stdout
