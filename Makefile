@@ -2,6 +2,7 @@
 #
 #   make repro    from nothing, or from whatever has changed, to reports/metrics.json
 #   make predict  what the model says of IMAGES=a file or a folder of them; INVERT=yes turns dark on light round
+#   make card     what is known of the model, for whoever is handed it: reports/model_card.md
 #   make test     every test
 #   make torture  the long ones: hundreds of interrupted runs, thousands of damaged files; ends with their counts
 #   make report   what this change does to the results, against BASE=main: report.md
@@ -29,13 +30,16 @@ INSTALLED := .venv/installed-from-lock
 # DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro predict test torture report verify sweep bench scale check schema lock
+.PHONY: repro predict card test torture report verify sweep bench scale check schema lock
 
 repro: $(INSTALLED)
 	@$(BIN)/dvc repro
 
 predict: $(INSTALLED)
 	@$(BIN)/python -m stages.predict "$$IMAGES" $(if $(INVERT),--invert)
+
+card: $(INSTALLED)
+	@$(BIN)/python -m stages.card
 
 test: $(INSTALLED)
 	@$(BIN)/pytest

@@ -22,8 +22,9 @@ from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 
 from experiments.comparison import paired, paired_errors
 from experiments.figures import flat
-from experiments.status import named, stale
+from experiments.status import CARD, card_of_another_model, named, stale
 from stages.lib.files import write_text
+from stages.lib.markdown import row, table_of
 from stages.lib.stage import UserError, reason, run
 
 REPORT = Path("report.md")
@@ -60,6 +61,8 @@ def main() -> None:
     if this is None:
         raise UserError(f"{METRICS} is not there, so there are no results yet; run `make repro`")
     parts = [f"## Against `{name}`", *(alone(name, this) if base is None else compared(base, this))]
+    if card_of_another_model():
+        parts.append(f"`{CARD}` is of another model. `make card` writes it anew, if this one is to be passed on.")
     text = "\n\n".join(filter(None, parts)) + "\n"
     write_text(REPORT, text)
     print(text, end="")
@@ -359,16 +362,6 @@ def found(side: Results) -> "pd.Series[float]":
 
 
 # --- Markdown ---
-
-
-def row(*cells: object) -> str:
-    """A row of a table."""
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
-
-
-def table_of(head: list[str], lines: list[str]) -> str:
-    """A table; the first column stands left, all others right."""
-    return "\n".join([row(*head), row(":--", *["--:"] * (len(head) - 1)), *lines])
 
 
 def shown(value: object) -> str:

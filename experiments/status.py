@@ -16,6 +16,8 @@ from dvc.utils.serialize import parse_yaml
 from stages.lib.stage import UserError
 
 LOCK = Path("dvc.lock")
+CARD = Path("reports/model_card.md")
+DESCRIPTION = "models/model.json"
 MOST_NAMED = 5
 
 
@@ -46,6 +48,15 @@ def stale() -> list[str]:
         if dep["path"] in made and made[dep["path"]] != dep.get("md5")
     ]
     return changed + unfit
+
+
+def card_of_another_model() -> bool:
+    """Whether the model card does not name the md5 that dvc.lock has of the model's description of itself."""
+    if not CARD.exists():
+        return False
+    lock = parse_yaml(LOCK.read_text(encoding="utf-8"), "")
+    outs = lock["stages"]["train"]["outs"]
+    return not any(out["md5"] in CARD.read_text(encoding="utf-8") for out in outs if out["path"] == DESCRIPTION)
 
 
 def named(changed: list[str]) -> str:

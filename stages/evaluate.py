@@ -12,7 +12,7 @@ from stages.lib.stage import UserError, run
 # isort: split
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -56,22 +56,13 @@ def evaluate(
     group: processes.Group,
 ) -> None:
     """The whole of it, in one process, or in one of a group that has divided the test images among itself."""
-    test = tensors.read(TEST, memory=0)  # each row is looked at once
-    if test.description != model.data:
-        raise UserError(
-            f"{TEST}: not of the data that {model_file.MODEL} was trained on; run `dvc repro`, which trains on them"
-        )
-
     # --- What the model says about every test row, and how good that is ---
+    test = split_for(model)
     outputs = outputs_of(network, test, device, group)
     if group.rank:
         list(outputs)  # its part of the work; the first process has what comes of it
         return
-    if model.data.classes:
-        judge: Callable[..., Judgement] = partial(classification.judge, bins=parameters.calibration_bins)
-    else:
-        judge = regression.judge
-    found = judge(outputs, test.targets, test.index.numpy(), model.data, most=parameters.mistakes_shown)
+    found = judged(outputs, test, parameters)
 
     # --- For people and pull requests ---
     for name in ("predictions", "errors", "classes", "calibration"):
@@ -83,6 +74,29 @@ def evaluate(
         mistakes_sheet(pixels, found.captions).save(temporary, "PNG")
     write_text(REPORTS / "metrics.json", json.dumps(found.figures, indent=2, allow_nan=False) + "\n")
     print(found.sentence)
+
+
+def split_for(model: model_file.ModelDescription) -> tensors.Split:
+    """The test split.
+
+    Raises:
+        UserError: it is missing or damaged, or not of the data of the model.
+    """
+    test = tensors.read(TEST, memory=0)  # each row is looked at once
+    if test.description != model.data:
+        raise UserError(
+            f"{TEST}: not of the data that {model_file.MODEL} was trained on; run `dvc repro`, which trains on them"
+        )
+    return test
+
+
+def judged(outputs: Iterable[tuple[slice, torch.Tensor]], test: tensors.Split, parameters: Parameters) -> Judgement:
+    """How good is what the model says, some rows of (n, outputs) float64 at a time?"""
+    if test.description.classes:
+        judge: Callable[..., Judgement] = partial(classification.judge, bins=parameters.calibration_bins)
+    else:
+        judge = regression.judge
+    return judge(outputs, test.targets, test.index.numpy(), test.description, most=parameters.mistakes_shown)
 
 
 def to_pixels(standardized: np.ndarray, data: DataDescription) -> np.ndarray:

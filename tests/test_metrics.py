@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm, sem
 from sklearn.metrics import f1_score
 
 from stages.lib import metrics
@@ -19,6 +19,34 @@ def test_macro_f1_is_that_of_scikit_learn() -> None:
     random = np.random.default_rng(0)
     actual, predicted = random.integers(0, 7, 500), random.integers(0, 7, 500)
     assert macro_f1(actual, predicted, 9) == pytest.approx(f1_score(actual, predicted, average="macro"))
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
+    values = np.random.default_rng(0).gamma(2.0, size=500)
+    expected = norm.interval(0.95, values.mean(), sem(values))
+    assert metrics.mean_interval(values) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_interval_of_macro_f1_is_that_of_rows_drawn_anew() -> None:
+    random = np.random.default_rng(0)
+    actual = random.integers(0, 5, 400)
+    predicted = np.where(random.random(400) < 0.7, actual, random.integers(0, 5, 400))
+    drawn = (random.integers(0, 400, 400) for _ in range(2000))
+    expected = np.quantile([macro_f1(actual[rows], predicted[rows], 5) for rows in drawn], [0.025, 0.975])
+    found = metrics.macro_f1_interval(actual, predicted, 5)
+    assert found == pytest.approx(tuple(expected), abs=0.006)
+    assert found == metrics.macro_f1_interval(actual, predicted, 5), "the same numbers each time"
+
+
+def test_the_intervals_of_a_regression_hold_the_truth_in_19_of_20_samples() -> None:
+    random = np.random.default_rng(0)
+    held = dict.fromkeys(("mae", "rmse", "r2"), 0)
+    truth = {"mae": np.sqrt(2 / np.pi), "rmse": 1.0, "r2": 0.8}
+    for _ in range(400):
+        actual = random.normal(0, np.sqrt(5), 300)
+        for name, (low, high) in metrics.regression_intervals(actual, actual + random.normal(0, 1, 300)).items():
+            held[name] += low <= truth[name] <= high
+    assert all(0.92 < times / 400 < 0.98 for times in held.values()), held
 
 
 def test_macro_f1_of_a_class_never_predicted() -> None:

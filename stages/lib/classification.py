@@ -37,10 +37,12 @@ def judge(
     actual = targets.numpy()
     predicted, confidence = np.empty_like(actual), np.empty(len(actual))
     loss_sum, among_best = 0.0, 0
+    losses = np.empty(len(actual))
     for rows, logits in outputs:
         probabilities = logits.softmax(1).numpy()
         predicted[rows], confidence[rows] = probabilities.argmax(1), probabilities.max(1)
         loss_sum += float(cross_entropy(logits, targets[rows], reduction="sum"))
+        losses[rows] = cross_entropy(logits, targets[rows], reduction="none").numpy()
         among_best += metrics.among_best(probabilities, actual[rows], 5)
     correct = actual == predicted
     calibration = metrics.calibration(confidence, correct, bins)
@@ -66,6 +68,9 @@ def judge(
         for row in mistakes
     ]
     return Judgement(
+        actual=actual,
+        predicted=predicted,
+        losses=losses,
         figures=figures,
         predictions={
             "index": index,

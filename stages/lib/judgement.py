@@ -13,6 +13,9 @@ Table = dict[str, Iterable[Any]]  # name of a column -> its values
 class Judgement:
     """The figures, tables and worst images of a test split."""
 
+    actual: np.ndarray  # (N,) class numbers, or (N, quantities) in their own units
+    predicted: np.ndarray  # the same
+    losses: np.ndarray  # (N,) cross-entropy, in nats; of a regression (0,)
     figures: dict[str, Any]  # for reports/metrics.json
     predictions: Table  # a row per test image (and quantity)
     errors: Table  # which errors occur, and on how many images

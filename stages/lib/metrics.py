@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 Z_95 = 1.959963984540054  # the normal distribution's 97.5 % point
+RESAMPLES = 1000  # of a bootstrap
 
 
 def accuracy_interval(correct: int, rows: int) -> tuple[float, float]:
@@ -17,6 +18,12 @@ def accuracy_interval(correct: int, rows: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of a mean of many values, (N,), by the normal distribution."""
+    half = Z_95 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
 def macro_f1(actual: np.ndarray, predicted: np.ndarray, classes: int) -> float:
     """The mean over classes of F1 = 2 TP / (2 TP + FP + FN), every class with the same weight.
 
@@ -25,8 +32,27 @@ def macro_f1(actual: np.ndarray, predicted: np.ndarray, classes: int) -> float:
         predicted: (N,) class numbers.
         classes: number of classes; one that is neither actual nor predicted anywhere is left out.
     """
-    hits = np.bincount(actual[actual == predicted], minlength=classes)
-    both = np.bincount(actual, minlength=classes) + np.bincount(predicted, minlength=classes)
+    return _macro_f1(actual, predicted, np.ones(len(actual), np.int64), classes)
+
+
+def macro_f1_interval(actual: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[float, float]:
+    """The 95 % interval of `macro_f1` by the bootstrap: from as many rows drawn with replacement, RESAMPLES times."""
+    pairs, counts = np.unique(actual * classes + predicted, return_counts=True)
+    random = np.random.default_rng(0)
+    drawn = (random.multinomial(len(actual), counts / len(actual)) for _ in range(RESAMPLES))
+    found = [_macro_f1(pairs // classes, pairs % classes, times, classes) for times in drawn]
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _macro_f1(actual: np.ndarray, predicted: np.ndarray, times: np.ndarray, classes: int) -> float:
+    """Of pairs of an actual and a predicted class, each of which stands for so many rows."""
+
+    def rows_of(classes_of: np.ndarray, some: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return np.bincount(classes_of[some], times[some], classes)
+
+    hits = rows_of(actual, actual == predicted)
+    both = rows_of(actual) + rows_of(predicted)
     seen = both > 0
     return float(np.mean(2 * hits[seen] / both[seen]))
 
@@ -111,6 +137,17 @@ def calibration_error(table: list[dict[str, float]]) -> float:
     """Expected calibration error (Guo et al. 2017): the mean gap between confidence and accuracy, weighted by rows."""
     rows = sum(row["rows"] for row in table)
     return sum(row["rows"] * abs(row["confidence"] - row["accuracy"]) for row in table) / rows
+
+
+def regression_intervals(actual: np.ndarray, predicted: np.ndarray) -> dict[str, tuple[float, float]]:
+    """The 95 % intervals of what `regression` gives, by the normal distribution; of R2 with the delta method."""
+    square, spread = (predicted - actual) ** 2, (actual - actual.mean()) ** 2
+    low, high = mean_interval(square)
+    r2 = (math.nan, math.nan)
+    if spread.any():
+        ratio = square.mean() / spread.mean()
+        r2 = mean_interval(1 - ratio - (square - ratio * spread) / spread.mean())
+    return {"mae": mean_interval(np.sqrt(square)), "rmse": (math.sqrt(max(0, low)), math.sqrt(high)), "r2": r2}
 
 
 def regression(actual: np.ndarray, predicted: np.ndarray) -> dict[str, float]:

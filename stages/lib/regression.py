@@ -57,6 +57,9 @@ def judge(
         for name, found in columns.items()
     )
     return Judgement(
+        actual=actual,
+        predicted=predicted,
+        losses=np.empty(0),
         figures=figures,
         predictions={
             "index": np.repeat(index, len(names)),

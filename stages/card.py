@@ -1,0 +1,61 @@
+"""The model card: models/ + data/tensors/test -> reports/model_card.md
+
+    make card          (python -m stages.card)
+
+In:  the model and the test tensors, of which evaluate has told before; no more is known here than there.
+Out: reports/model_card.md, for git, and for whoever is handed the model.
+A command and no stage: it would cost each experiment a second and more, and a model that is thrown away needs none. Nor
+a part of evaluate: DVC keeps no results for later of a stage with an output in git that is neither metric nor plot.
+"""
+
+from stages.lib.stage import UserError, reason, run
+
+# isort: split
+
+import hashlib
+import json
+import math
+from typing import Any
+
+from stages.evaluate import REPORTS, Parameters, judged, split_for
+from stages.lib import compute, model_card, model_file
+from stages.lib.files import write_text
+from stages.lib.inference import outputs_of
+from stages.lib.parameters import load
+from stages.lib.processes import ALONE
+
+CARD = REPORTS / "model_card.md"
+METRICS = REPORTS / "metrics.json"
+
+
+def main() -> None:
+    parameters = load(Parameters)
+    network, model = model_file.load(model_file.MODEL)
+    device = compute.prepare(model.threads)
+
+    # --- What evaluate found, once more ---
+    test = split_for(model)
+    found = judged(outputs_of(network.to(device), test, device, ALONE), test, parameters)
+    try:
+        told = json.loads(METRICS.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{METRICS}: damaged ({reason(error)}); `dvc repro --force evaluate` makes it again") from error
+    if not alike(told, found.figures):
+        raise UserError(f"{METRICS}: not of the model in {model_file.MODEL}; run `dvc repro`, then `make card`")
+
+    # --- And what that says of the model ---
+    md5 = hashlib.md5(model_file.MODEL.with_suffix(".json").read_bytes()).hexdigest()
+    weights = sum(weight.numel() for weight in network.parameters())
+    write_text(CARD, model_card.written(model, weights, md5, found))
+    print(f"{CARD}: {model.architecture.model} on {model.data.dataset}; {found.sentence}")
+
+
+def alike(told: Any, found: Any) -> bool:
+    """Whether figures are the same but for what another family of processors makes of them."""
+    if isinstance(told, dict) and isinstance(found, dict):
+        return told.keys() == found.keys() and all(alike(told[name], found[name]) for name in told)
+    return isinstance(told, (int, float)) and math.isclose(told, found, rel_tol=0.005, abs_tol=0.005)
+
+
+if __name__ == "__main__":
+    run(main)

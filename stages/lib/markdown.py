@@ -1,0 +1,13 @@
+"""Tables in GitHub's Markdown."""
+
+from collections.abc import Sequence
+
+
+def row(*cells: object) -> str:
+    """A row of a table."""
+    return "| " + " | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in cells) + " |"
+
+
+def table_of(head: Sequence[str], lines: Sequence[str]) -> str:
+    """A table of rows; the first column stands left, all others right."""
+    return "\n".join([row(*head), row(":--", *["--:"] * (len(head) - 1)), *lines])

@@ -1,0 +1,292 @@
+"""The model card: what this run knows of its model, in the sections of Mitchell et al. 2019.
+
+M. Mitchell and others, "Model Cards for Model Reporting", 2019, https://doi.org/10.1145/3287560.3287596. Equal runs
+give equal bytes: it holds no time and no commit of its own, but says how to find that out.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from stages.lib import metrics
+from stages.lib.description import DataDescription
+from stages.lib.judgement import Judgement, Table
+from stages.lib.markdown import row, table_of
+from stages.lib.model_file import ModelDescription
+from stages.lib.networks import NETWORKS
+
+MOST_CLASSES = 20  # told of one by one; of more, those that are found least
+MOST_MISTAKES = 10
+FEW = 30  # test images of a class, whose share says little
+MEANING = {
+    "accuracy": "share of the test images whose most probable class is the right one",
+    "top_5_accuracy": "share whose right class is among the five most probable ones",
+    "loss": "mean cross-entropy, in nats",
+    "macro_f1": "mean over the classes of F1, every class with the same weight",
+    "calibration_error": "mean gap between confidence and accuracy (Guo et al. 2017)",
+    "mae": "mean absolute error, in the unit of the targets",
+    "rmse": "root of the mean squared error, in the unit of the targets",
+    "r2": "share of the targets' variance that is explained",
+}
+TOLD_ELSEWHERE = {"accuracy_low", "accuracy_high", "rows"}
+
+
+def written(model: ModelDescription, weights: int, md5: str, found: Judgement) -> str:
+    """The card, in Markdown.
+
+    Args:
+        model: its description of itself.
+        weights: how many numbers it learned.
+        md5: of the description, hex, by which dvc.lock knows the model.
+        found: how it does on the test split.
+    """
+    data = model.data
+    sections = [
+        f"# Model card: {model.architecture.model} on {data.dataset}",
+        "Written by `make card`, of what the run knows and of nothing else; in the sections of "
+        "[Mitchell et al. 2019](https://doi.org/10.1145/3287560.3287596).",
+        "## Model details",
+        details(model, weights),
+        "### Parameters of the training",
+        pairs({f"`{key}`": f"`{json.dumps(value)}`" for key, value in model.parameters.items()}, "parameter", "value"),
+        "## Intended use",
+        *(use_of_classes(data) if data.classes else use_of_quantities(data)),
+        "## Factors",
+        *(["The data name one factor, the class; results by class stand below."] if data.classes else []),
+        "Who or what the images show, who made them and with which device is not recorded. So it is not known for "
+        "which of these the model does better or worse.",
+        "## Metrics",
+        metrics_table(found, data),
+        "Intervals are of 95 %, for the chance of which test images were drawn; another `seed` of the training would "
+        f"give another model. {HOW_OF_CLASSES if data.classes else HOW_OF_QUANTITIES}",
+        "## Evaluation data",
+        f"{found.figures['rows']:,} images of `{data.dataset}`, the test split: never seen by the training, and not "
+        "used to choose the epoch. `reports/predictions.csv` names the row of the source of each.",
+        "## Training data",
+        f"{model.images['train']:,} images of `{data.dataset}` to learn from, and {model.images['val']:,} others, val, "
+        f"to choose the epoch. Per channel, pixels between 0 and 1 have mean {numbers(data.mean)} and standard "
+        f"deviation {numbers(data.std)}, counted on the training images alone.",
+        *(
+            f"`{quantity.name}` has mean {number(quantity.mean)} and standard deviation {number(quantity.std)}."
+            for quantity in data.quantities
+        ),
+        "## Quantitative analyses",
+        *(of_classes(found) if data.classes else []),
+        *worst(found, "Most confident mistakes" if data.classes else "Largest errors"),
+        "## Ethical considerations",
+        "The run knows pixels and targets. Whether people are shown or concerned, whether they agreed, and what a "
+        "wrong answer would cost, it does not know; who uses the model has to.",
+        "## Caveats and recommendations",
+        "\n".join(f"- {caveat}" for caveat in caveats(model, found)),
+        "## How to reproduce",
+        "In a clone, at the commit that brought this file:",
+        "```console\n$ git checkout $(git log -1 --format=%H -- reports/model_card.md)\n$ make repro\n```",
+        f"The weights then have the sha256 `{model.weights_sha256}` on processors of the same family; on others the "
+        "last bits may differ. `dvc.lock`, which has the md5 of every file on the way, knows this model by that of "
+        f"`models/model.json`: `{md5}`.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def use_of_classes(data: DataDescription) -> list[str]:
+    """What a classifier is for."""
+    more = f", and {len(data.classes) - MOST_CLASSES:,} more" if len(data.classes) > MOST_CLASSES else ""
+    return [
+        f"To tell {len(data.classes):,} classes apart on images like those of `{data.dataset}`: "
+        f"{', '.join(data.classes[:MOST_CLASSES])}{more}. What else it might serve for, nobody has told the run.",
+        "Not for images of anything else: they are given one of these classes as well, perhaps with high confidence.",
+    ]
+
+
+def use_of_quantities(data: DataDescription) -> list[str]:
+    """What a regression is for."""
+    return [
+        f"To predict {', '.join(quantity.name for quantity in data.quantities)} from images like those of "
+        f"`{data.dataset}`. What else it might serve for, nobody has told the run.",
+        "Not for images of anything else: they are given a number as well.",
+    ]
+
+
+HOW_OF_CLASSES = (
+    "Of shares they are Wilson's, of the loss the normal distribution's, of macro F1 a bootstrap's; the calibration "
+    "error has none, because drawing images anew makes it larger."
+)
+HOW_OF_QUANTITIES = "They are the normal distribution's, of the absolute and of the squared error."
+
+
+def details(model: ModelDescription, weights: int) -> str:
+    """What it is, as a table."""
+    network = model.architecture
+    layers = (
+        f"hidden layers `{json.dumps(network.hidden)}`, activation `{json.dumps(network.activation)}`, dropout "
+        f"`{network.dropout}`"
+    )
+    shape = " x ".join(map(str, model.data.shape))
+    return pairs(
+        {
+            "network": f"`{network.model}`, {layers if network.model in NETWORKS else 'of torchvision'}",
+            "learned numbers": f"{weights:,}",
+            "input": f"{shape} pixels, one byte each, standardized by the mean and standard deviation below",
+            "output": "a logit per class" if model.data.classes else "a standardized number per quantity",
+            "weights": f"`models/model.safetensors`, sha256 `{model.weights_sha256}`",
+            "made by": f"version {model.versions.project} of this project, torch {model.versions.torch}, "
+            f"{model.threads} CPU thread(s)",
+        }
+    )
+
+
+def intervals(found: Judgement, data: DataDescription) -> dict[str, tuple[float, float]]:
+    """The 95 % intervals of the figures that have one."""
+    if data.classes:
+        shares = {name: found.figures[name] for name in ("accuracy", "top_5_accuracy") if name in found.figures}
+        rows = len(found.actual)
+        return {
+            **{name: metrics.accuracy_interval(round(share * rows), rows) for name, share in shares.items()},
+            "loss": metrics.mean_interval(found.losses),
+            "macro_f1": metrics.macro_f1_interval(found.actual, found.predicted, len(data.classes)),
+        }
+    several = len(data.quantities) > 1
+    return {
+        f"{quantity.name} {figure}" if several else figure: interval
+        for at, quantity in enumerate(data.quantities)
+        for figure, interval in metrics.regression_intervals(found.actual[:, at], found.predicted[:, at]).items()
+    }
+
+
+def metrics_table(found: Judgement, data: DataDescription) -> str:
+    """Every figure, with its interval if it has one, and what it means."""
+    lines = []
+    of = intervals(found, data)
+    for name, value in flat(found.figures):
+        if name not in TOLD_ELSEWHERE:
+            low, high = of.get(name, (math.nan, math.nan))
+            interval = "" if math.isnan(low + high) else f"{number(low)} to {number(high)}"
+            lines.append(row(f"{name}: {MEANING[name.rpartition(' ')[2]]}", number(value), interval))
+    return table_of(["metric", "value", "95 % interval"], lines)
+
+
+def of_classes(found: Judgement) -> list[str]:
+    """By class, what is confused with what, and how sure it is."""
+    classes = rows_of(found.classes)
+    shown = classes if len(classes) <= MOST_CLASSES else sorted(classes, key=found_share)[:MOST_CLASSES]
+    lines = []
+    for its in shown:
+        hits = round(its["recall"] * its["images"]) if its["images"] else 0
+        low, high = metrics.accuracy_interval(hits, its["images"]) if its["images"] else (0, 1)
+        lines.append(
+            row(
+                its["class"],
+                its["images"],
+                percent(its["recall"]),
+                f"{percent(low)} to {percent(high)}",
+                percent(its["precision"]),
+                percent(its["f1"]),
+                f"{its['taken_for']} ({its['times']})" if its["times"] else "",
+            )
+        )
+    head = ["class", "images", "recall", "95 % interval", "precision", "F1", "most often taken for"]
+    sections = ["### By class", table_of(head, lines)]
+    if len(shown) < len(classes):
+        sections.append(f"The {len(shown)} of {len(classes):,} that are found least; `reports/classes.csv` has all.")
+
+    names = [its["class"] for its in classes]
+    if len(names) <= MOST_CLASSES:
+        counts = np.bincount(found.actual * len(names) + found.predicted, minlength=len(names) ** 2)
+        matrix = [
+            row(name, *(f"**{n}**" if at == said else n or "" for said, n in enumerate(line)))
+            for at, (name, line) in enumerate(zip(names, counts.reshape(len(names), -1).tolist(), strict=True))
+        ]
+        sections += [
+            "### Confusion",
+            "Rows are what an image is, columns what the model says.",
+            table_of(["", *names], matrix),
+        ]
+    else:
+        frequent = [row(its["error"], its["images"]) for its in rows_of(found.errors)[:MOST_CLASSES]]
+        sections += ["### Confusion", table_of(["most frequent", "images"], frequent)]
+
+    bins = [
+        row(percent(its["confidence"]), percent(its["accuracy"]), its["rows"]) for its in rows_of(found.calibration)
+    ]
+    return [*sections, "### Calibration", table_of(["confidence", "right", "images"], bins)]
+
+
+def found_share(its: dict[str, Any]) -> float:
+    """Recall of a class, beyond all others where it has no test image."""
+    return 2.0 if math.isnan(its["recall"]) else float(its["recall"])
+
+
+def worst(found: Judgement, heading: str) -> list[str]:
+    """The worst errors, as a table, and the picture of them."""
+    lines = [
+        row(place.removeprefix("row "), actual.removeprefix("actual "), said.removeprefix("said "))
+        for actual, said, place in found.captions
+    ]
+    if not lines:
+        return [f"### {heading}", "None to show."]
+    table = table_of(["row of the source", "actual", "said"], lines[:MOST_MISTAKES])
+    return [f"### {heading}", table, f"![{heading}](mistakes.png)"]
+
+
+def caveats(model: ModelDescription, found: Judgement) -> Iterable[str]:
+    """What follows from the figures."""
+    yield (
+        "The test images are of the data set that the training images are of. Of images from elsewhere (another "
+        "camera, hand or background) these figures say nothing."
+    )
+    yield "`make predict` brings an image to the geometry and scale of the training; other programs have to as well."
+    if not model.data.classes:
+        return
+    classes = rows_of(found.classes)
+    bins = rows_of(found.calibration)
+    total = sum(its["rows"] for its in bins)
+    gap = sum(its["rows"] * (its["confidence"] - its["accuracy"]) for its in bins) / total
+    yield (
+        f"On the whole it is {'more' if gap > 0 else 'less'} sure than right: its mean confidence is "
+        f"{percent(found.figures['accuracy'] + gap)}, its accuracy {percent(found.figures['accuracy'])}."
+    )
+    least = min(classes, key=found_share)
+    yield f"It finds {least['class']} least: {percent(least['recall'])} of {least['images']:,} images."
+    if few := [its["class"] for its in classes if its["images"] < FEW]:
+        told = f"{', '.join(few[:MOST_CLASSES])}{' ...' if len(few) > MOST_CLASSES else ''}"
+        yield f"Of {len(few):,} class(es) there are fewer than {FEW} test images, which is too few to judge by: {told}."
+
+
+# --- How things are written ---
+
+
+def flat(figures: dict[str, Any]) -> Iterable[tuple[str, float]]:
+    """Figures by name; of several quantities "NAME mae"."""
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            yield from ((f"{name} {inner}", its) for inner, its in value.items())
+        else:
+            yield name, value
+
+
+def rows_of(table: Table) -> list[dict[str, Any]]:
+    """The same table by rows."""
+    return [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
+
+
+def pairs(cells: dict[str, str], *head: str) -> str:
+    """A table of two columns."""
+    return "\n".join([row(*(head or ("", ""))), row(":--", ":--"), *(row(*pair) for pair in cells.items())])
+
+
+def number(value: float) -> str:
+    """To four significant digits."""
+    return f"{value:.4g}"
+
+
+def numbers(values: Sequence[float]) -> str:
+    """Each to four significant digits."""
+    return ", ".join(map(number, values))
+
+
+def percent(share: float) -> str:
+    """Nothing for a share of nothing."""
+    return "" if math.isnan(share) else f"{share:.1%}"
