@@ -3,6 +3,7 @@
 #   make repro    from nothing, or from whatever has changed, to reports/metrics.json
 #   make predict  what the model says of IMAGES=a file or a folder of them; INVERT=yes turns dark on light round
 #   make card     what is known of the model, for whoever is handed it: reports/model_card.md
+#   make export   the model as ONNX, as ONNX in 8 bits and in torch.export's format: models/model.onnx and others
 #   make test     every test
 #   make torture  the long ones: hundreds of interrupted runs, thousands of damaged files; ends with their counts
 #   make report   what this change does to the results, against BASE=main: report.md
@@ -30,7 +31,7 @@ INSTALLED := .venv/installed-from-lock
 # DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro predict card test torture report verify sweep bench scale check schema lock
+.PHONY: repro predict card export test torture report verify sweep bench scale check schema lock
 
 repro: $(INSTALLED)
 	@$(BIN)/dvc repro
@@ -40,6 +41,9 @@ predict: $(INSTALLED)
 
 card: $(INSTALLED)
 	@$(BIN)/python -m stages.card
+
+export: $(INSTALLED)
+	@$(BIN)/python -m stages.export
 
 test: $(INSTALLED)
 	@$(BIN)/pytest
@@ -73,7 +77,7 @@ schema: $(INSTALLED)
 
 lock:
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-	    --extra s3 --group dev pyproject.toml --output-file requirements.lock
+	    --extra export --extra s3 --group dev pyproject.toml --output-file requirements.lock
 
 .venv: $(INSTALLED)
 

@@ -1,0 +1,173 @@
+"""The model in the formats of other programs, by the real command, and by the programs themselves."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from stages import export
+from stages.lib import exported, networks, shards, tensors
+from stages.lib.description import DataDescription, Quantity
+from stages.lib.end_to_end import end_to_end
+from stages.lib.stage import UserError
+from tests.conftest import ROOT, Project
+
+FILES = ["models/model.pt2", "models/model.onnx", "models/model.int8.onnx"]
+
+
+def described(shape: tuple[int, int, int], quantities: tuple[str, ...] = ()) -> DataDescription:
+    return DataDescription(
+        dataset="made up",
+        classes=[] if quantities else ["a", "b", "c"],
+        shape=shape,
+        mean=[0.4] * shape[0],
+        std=[0.3] * shape[0],
+        quantities=[Quantity(name=name, mean=10.0, std=2.0) for name in quantities],
+    )
+
+
+@pytest.fixture(scope="module")
+def shipped(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project of which `make export` has been run."""
+    project = reproduced.copy(tmp_path_factory.mktemp("shipped") / "project")
+    project.stage("export")
+    return project
+
+
+def test_every_file_says_what_evaluate_said_of_the_test_split(shipped: Project) -> None:
+    """By onnxruntime and torch alone, from pixels, one image or many at a time."""
+    test = shards.read(shipped.root / "data/normalized/test")
+    images = test.images(0, len(test))
+    expected = pd.read_csv(shipped.root / "reports/predictions.csv")
+    report = json.loads((shipped.root / "reports/export.json").read_text())
+    program = torch.export.load(io.BytesIO((shipped.root / FILES[0]).read_bytes())).module()
+    said = {FILES[0]: program(torch.from_numpy(images)).detach().numpy()}
+    for path in FILES[1:]:
+        session = onnxruntime.InferenceSession(shipped.root / path)
+        (said[path],) = session.run(None, {"images": images})
+        (one,) = session.run(["probabilities"], {"images": images[:1]})
+        np.testing.assert_allclose(one, said[path][:1], atol=1e-5)
+    for path, probabilities in said.items():
+        assert probabilities.dtype == np.float32
+        np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+        same = probabilities.argmax(1) == expected["predicted"]
+        figures = report["files"][path]
+        assert figures["other_classes"] == (~same).sum()
+        assert figures["accuracy"] == (probabilities.argmax(1) == expected["actual"]).mean()
+        assert figures["bytes"] == (shipped.root / path).stat().st_size
+        assert figures["latency_ms"] > 0
+        if path in FILES[:2]:
+            assert same.all()
+            assert figures["max_difference"] < 1e-5
+            np.testing.assert_allclose(probabilities.max(1), expected["confidence"], atol=1e-5)
+    whole, quantized = (report["files"][path] for path in FILES[1:])
+    assert quantized["bytes"] < 0.4 * whole["bytes"]
+    assert 1e-4 < quantized["max_difference"] < 0.2, "in 8 bits, and not much worse"
+    assert report["test_images"] == 1000
+
+
+def test_what_the_model_knows_of_itself_stands_in_the_files(shipped: Project) -> None:
+    description = json.loads((shipped.root / "models/model.json").read_text())
+    for path in FILES[1:]:
+        model = onnx.load(shipped.root / path)
+        assert {opset.domain: opset.version for opset in model.opset_import}[""] == exported.OPSET == 20
+        (images,), (output,) = model.graph.input, model.graph.output
+        dimensions = [side.dim_param or side.dim_value for side in images.type.tensor_type.shape.dim]
+        assert (images.name, dimensions) == ("images", ["batch", 1, 28, 28])
+        assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+        assert output.name == "probabilities"
+        assert output.type.tensor_type.shape.dim[0].dim_param == "batch"
+        about = onnxruntime.InferenceSession(shipped.root / path).get_modelmeta().custom_metadata_map
+        assert json.loads(about["classes"]) == description["data"]["classes"]
+        assert about["version"] == description["versions"]["project"]
+        assert about["weights_sha256"] == description["weights_sha256"]
+        assert about["input"] == "images: uint8 (batch, 1, 28, 28), pixels of 0 to 255"
+    extra = {"about.json": ""}
+    torch.export.load(io.BytesIO((shipped.root / FILES[0]).read_bytes()), extra_files=extra)
+    assert json.loads(extra["about.json"])["dataset"] == "mnist-5k"
+
+
+def test_the_same_bytes_elsewhere_and_no_place_in_them(shipped: Project, project: Project) -> None:
+    project.stage("export")
+    for path in FILES:
+        content = (project.root / path).read_bytes()
+        assert content == (shipped.root / path).read_bytes(), path
+        for place in (project.root, shipped.root, ROOT, Path(os.__file__).parent, Path(torch.__file__).parent):
+            assert str(place).encode() not in content, path
+
+
+def test_git_and_dvc_do_not_see_them(shipped: Project) -> None:
+    assert shipped.run("git", "status", "--porcelain").stdout == ""
+    assert shipped.repro() == []
+
+
+@pytest.mark.parametrize(("name", "size"), [("cnn", 8), ("resnet18", 32), ("mobilenet_v3_small", 32)])
+def test_other_networks_in_colour(tmp_path: Path, name: str, size: int) -> None:
+    data = described((3, size, size))
+    torch.manual_seed(0)
+    network = networks.build(name, shape=data.shape, outputs=3, hidden=[8], activation="relu", dropout=0.5).eval()
+    whole = end_to_end(network, data)
+    images = torch.randint(0, 256, (5, *data.shape), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = network(tensors.Standardize(data)(images)).softmax(1)
+        torch.testing.assert_close(whole(images), expected)
+    program = exported.program_of(whole, data)
+    exported.save_onnx(program, tmp_path / "a.onnx", data, {})
+    exported.save_quantized(tmp_path / "b.onnx", tmp_path / "a.onnx", images.numpy())
+    torch.testing.assert_close(exported.load_onnx(tmp_path / "a.onnx")(images), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(exported.load_onnx(tmp_path / "b.onnx")(images), expected, atol=0.1, rtol=0)
+
+
+def test_a_regression_gives_its_quantities_in_their_own_units(tmp_path: Path) -> None:
+    data = described((1, 8, 8), ("angle", "size"))
+    torch.manual_seed(0)
+    network = networks.build("mlp", shape=data.shape, outputs=2, hidden=[8], activation="relu", dropout=0.0).eval()
+    program = exported.program_of(end_to_end(network, data), data)
+    exported.save_onnx(program, tmp_path / "a.onnx", data, {})
+    images = torch.randint(0, 256, (5, *data.shape), dtype=torch.uint8)
+    split = tensors.Split(images, 10 + 2 * torch.randn(5, 2).double(), torch.arange(5), data, "")
+    with torch.inference_mode():
+        expected = network(tensors.Standardize(data)(images)) * 2 + 10
+    runner = exported.load_onnx(tmp_path / "a.onnx")
+    torch.testing.assert_close(runner(images), expected, atol=1e-4, rtol=0)
+    runners = {Path("right"): runner, Path("wrong"): lambda some: runner(some) + torch.tensor([0.0, 1.0])}
+    found = export.checked(network, runners, split)
+    assert found[Path("right")]["max_difference"] < 1e-5
+    assert found[Path("wrong")]["max_difference"] == pytest.approx(0.5, abs=1e-5), "in standard deviations"
+    assert found[Path("right")]["r2"] != found[Path("wrong")]["r2"]
+
+
+class Sharper(nn.Module):
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits * 1.01
+
+
+def test_a_file_that_differs_is_not_written(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end_to_end_of_another(network: nn.Module, data: DataDescription) -> nn.Module:
+        return end_to_end(nn.Sequential(network, Sharper()), data)
+
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr(export, "end_to_end", end_to_end_of_another)
+    with pytest.raises(UserError, match=r"models/model.pt2: differs from PyTorch by 0\.00.* nothing is written"):
+        export.main()
+    assert not [path for path in (*FILES, "reports/export.json") if (project.root / path).exists()]
+    assert sorted(path.name for path in (project.root / "models").iterdir() if path.name[0] != ".") == [
+        "model.json",
+        "model.safetensors",
+    ]
+
+
+def test_what_is_refused_in_one_line(project: Project) -> None:
+    (project.root / "models/model.safetensors").write_bytes(b"other")
+    assert "not the weights that models/model.json describes" in project.stage("export", fails=True).stderr
+    without = "import sys; sys.modules['onnx'] = None; from stages import export; export.run(export.main)"
+    said = project.run("python", "-c", without, fails=True).stderr
+    assert said == "-c: error: onnx: not installed; pip install onnx onnxruntime onnxscript\n"
