@@ -4,6 +4,7 @@
 #   make predict  what the model says of IMAGES=a file or a folder of them; INVERT=yes turns dark on light round
 #   make card     what is known of the model, for whoever is handed it: reports/model_card.md
 #   make export   the model as ONNX, as ONNX in 8 bits and in torch.export's format: models/model.onnx and others
+#   make demo     a page on which to draw a digit and see what the model says: reports/demo/ (needs npm)
 #   make test     every test
 #   make torture  the long ones: hundreds of interrupted runs, thousands of damaged files; ends with their counts
 #   make report   what this change does to the results, against BASE=main: report.md
@@ -28,10 +29,11 @@ override export PART := $(value PART)
 override export IMAGES := $(value IMAGES)
 BIN := .venv/bin
 INSTALLED := .venv/installed-from-lock
+RUNTIME := demo/node_modules/.package-lock.json
 # DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro predict card export test torture report verify sweep bench scale check schema lock
+.PHONY: repro predict card export demo test torture report verify sweep bench scale check schema lock
 
 repro: $(INSTALLED)
 	@$(BIN)/dvc repro
@@ -45,7 +47,10 @@ card: $(INSTALLED)
 export: $(INSTALLED)
 	@$(BIN)/python -m stages.export
 
-test: $(INSTALLED)
+demo: export $(RUNTIME)
+	@$(BIN)/python -m stages.demo
+
+test: $(INSTALLED) $(if $(shell command -v npm),$(RUNTIME))
 	@$(BIN)/pytest
 
 torture: $(INSTALLED)
@@ -74,6 +79,11 @@ check: $(INSTALLED)
 
 schema: $(INSTALLED)
 	@$(BIN)/python -m stages.schema
+
+$(RUNTIME): demo/package-lock.json
+	@npm --version > /dev/null || { echo 'npm is not installed: it brings onnxruntime-web to the demo'; exit 1; }
+	@npm ci --prefix demo --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
 
 lock:
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \

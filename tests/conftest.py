@@ -19,6 +19,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ["download", "normalize", "cache", "train", "evaluate"]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+DRIVER = shutil.which("chromedriver")
+RUNTIME = ROOT / "demo/node_modules/onnxruntime-web"  # which `make test` fetches, where npm is
 STARTED: list[subprocess.Popen[bytes]] = []  # by the test under way
 OURS = ("DATASET_MIRROR", "DEVICE", "LOADER_WORKERS", "PIPELINE_DEBUG", "TORCHRUN")
 
@@ -178,10 +181,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: those that run the pipeline go last. What wants `make torture`, or a GPU, runs there alone."""
+    """Fast tests first: those that run the pipeline go last. What wants `make torture`, a GPU or a browser, runs there
+    alone; where changes are tested, the browser has to be there.
+    """
     items[:] = [item for item in items if "NOTSET" not in item.name]  # so pytest calls what is to run 0 times
     if not torch.cuda.is_available():
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+    if not (BROWSER and DRIVER and RUNTIME.exists()) and "CI" not in os.environ:
+        items[:] = [item for item in items if not item.get_closest_marker("browser")]
     items.sort(key=lambda item: bool({"fresh", "project", "reproduced"} & set(getattr(item, "fixturenames", ()))))
 
 
@@ -269,6 +276,14 @@ def seconds(first_repro: tuple[Project, dict[str, float]]) -> dict[str, float]:
 def project(reproduced: Project, tmp_path: Path) -> Project:
     """A copy, of the test's own, of a project in which everything is up to date."""
     return reproduced.copy(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def shipped(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project of which `make export` has been run. Shared: copy it before changing it."""
+    project = reproduced.copy(tmp_path_factory.mktemp("session") / "shipped")
+    project.stage("export")
+    return project
 
 
 @pytest.fixture

@@ -34,14 +34,6 @@ def described(shape: tuple[int, int, int], quantities: tuple[str, ...] = ()) -> 
     )
 
 
-@pytest.fixture(scope="module")
-def shipped(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project of which `make export` has been run."""
-    project = reproduced.copy(tmp_path_factory.mktemp("shipped") / "project")
-    project.stage("export")
-    return project
-
-
 def test_every_file_says_what_evaluate_said_of_the_test_split(shipped: Project) -> None:
     """By onnxruntime and torch alone, from pixels, one image or many at a time."""
     test = shards.read(shipped.root / "data/normalized/test")

@@ -85,7 +85,7 @@ def save_quantized(path: Path, source: Path, images: np.ndarray) -> None:
             return next(batches, None)
 
     inferred = path.with_suffix(".inferred")
-    quantization.quant_pre_process(source, inferred)
+    quantization.quant_pre_process(source, inferred, skip_symbolic_shape=True)  # of which torch has done more
     quantization.quantize_static(
         inferred,
         path,

@@ -1,0 +1,79 @@
+"""A page on which to try the model: models/model.onnx + demo/ -> reports/demo/
+
+    make demo          (python -m stages.demo, behind make export)
+
+In:  the exported model; the page's own files in demo/; onnxruntime-web, which `make demo` takes from npm into
+     demo/node_modules/ by the checksums in demo/package-lock.json.
+Out: reports/demo/, a page for any static file server, which then needs no other: draw, or choose a file, and the model
+     answers in the browser.
+"""
+
+from stages.lib.stage import UserError, run
+
+# isort: split
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from stages.export import ONNX, PACKAGES
+from stages.lib import model_file
+from stages.lib.files import replacing_folder
+from stages.lib.unseen import NEARLY
+
+PAGE = Path("demo")
+RUNTIME = PAGE / "node_modules/onnxruntime-web"
+DEMO = Path("reports/demo")
+# Under names that every server knows the type of; .mjs and the like some do not.
+FILES = {
+    **{name: PAGE / name for name in ("index.html", "style.css", "demo.js", "digit.js")},
+    "ort.js": RUNTIME / "dist/ort.wasm.bundle.min.mjs",
+    "ort.wasm": RUNTIME / "dist/ort-wasm-simd-threaded.wasm",
+    "model.onnx": ONNX,
+}
+
+
+def main() -> None:
+    _, model = model_file.load(model_file.MODEL)
+    if not model.data.classes:
+        raise UserError("task: regression; the page shows the probabilities of classes")
+    if not RUNTIME.exists():
+        raise UserError(f"{RUNTIME}: not there; `make demo` fetches it, with npm")
+    refuse_another_model(model.weights_sha256)
+    mean = float(np.mean(model.data.mean))
+    about = {
+        "network": model.architecture.model,
+        "dataset": model.data.dataset,
+        "classes": model.data.classes,
+        "shape": model.data.shape,
+        "on_light": False if mean <= NEARLY else True if mean >= 1 - NEARLY else None,
+    }
+    with replacing_folder(DEMO) as folder:
+        for name, source in FILES.items():
+            shutil.copyfile(source, folder / name)
+        (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    size = sum(path.stat().st_size for path in DEMO.iterdir())
+    print(f"{DEMO}: {size / 1e6:.1f} MB; try it: python -m http.server --directory {DEMO}")
+
+
+def refuse_another_model(weights_sha256: str) -> None:
+    """The exported file has to be of the model that the page tells of.
+
+    Raises:
+        UserError: it is of another one, or not there.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise UserError(f"onnx: not installed; pip install {' '.join(PACKAGES)}") from error
+    if not ONNX.exists():
+        raise UserError(f"{ONNX}: not there; run `make export`")
+    about = {entry.key: entry.value for entry in onnx.load(ONNX).metadata_props}
+    if about.get("weights_sha256") != weights_sha256:
+        raise UserError(f"{ONNX}: of another model than {model_file.MODEL}; run `make export`")
+
+
+if __name__ == "__main__":
+    run(main)

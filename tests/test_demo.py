@@ -1,0 +1,401 @@
+"""The page on which to try the model, in a real browser, from a plain file server on the loopback."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
+from selenium.webdriver.common.actions.action_builder import ActionBuilder
+from selenium.webdriver.common.actions.pointer_input import PointerInput
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+from stages.lib import exported, geometry, model_file, shards
+from stages.lib.description import DataDescription
+from stages.lib.end_to_end import end_to_end
+from tests.conftest import BROWSER, DRIVER, RUNTIME, Project
+
+pytestmark = pytest.mark.browser
+
+# Strokes in the units of a paper of 280.
+ONE = [(150, 40), (140, 140), (130, 240)]
+ZERO = [(140 + 60 * math.sin(turn), 140 - 90 * math.cos(turn)) for turn in np.linspace(0, 2 * math.pi, 24)]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_arguments: Any) -> None: ...
+
+
+@pytest.fixture(scope="session")
+def page(shipped: Project) -> Project:
+    """A project of which `make demo` has been run."""
+    (shipped.root / "demo/node_modules").mkdir(parents=True)
+    (shipped.root / "demo/node_modules/onnxruntime-web").symlink_to(RUNTIME)
+    shipped.stage("demo")
+    return shipped
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """A browser that reaches the loopback alone."""
+    options = ChromeOptions()
+    assert BROWSER, "no Chromium or Chrome"
+    assert DRIVER, "no chromedriver"
+    options.binary_location = BROWSER
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for argument in (
+        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
+        *("disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=1000,900"),
+        "host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+        f"user-data-dir={tmp_path_factory.mktemp('browser')}",
+    ):
+        options.add_argument(f"--{argument}")
+    driver = Chrome(options, ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], str]]:
+    """Serves a folder; its address."""
+    servers = []
+
+    def served(folder: Path) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield served
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def opened(page: Project, browser: Chrome, serve: Callable[[Path], str]) -> Iterator[Chrome]:
+    """The page, with its model loaded. Nothing may go wrong in it."""
+    browser.get(serve(page.root / "reports/demo"))
+    ready(browser)
+    yield browser
+    assert [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"] == []
+
+
+def draw(browser: Chrome, strokes: Sequence[tuple[float, float]], kind: str = "mouse") -> None:
+    """Draw a line through some points, with real pointer events."""
+    paper = browser.find_element(By.ID, "paper")
+    scale = paper.size["width"] / 280
+    actions = ActionBuilder(browser, mouse=PointerInput(kind, kind), duration=0)
+    pointer = actions.pointer_action
+    for number, (x, y) in enumerate(strokes):
+        pointer.move_to(paper, round((x - 140) * scale), round((y - 140) * scale))
+        if number == 0:
+            pointer.pointer_down()
+    pointer.pointer_up()
+    actions.perform()
+
+
+def ready(browser: Chrome) -> None:
+    """Until the page has done what it was given to do: it says so to a screen reader as well."""
+    output = browser.find_element(By.ID, "output")
+    WebDriverWait(browser, 30, poll_frequency=0.02).until(lambda _: output.get_attribute("aria-busy") == "false")
+
+
+def answered(browser: Chrome) -> str:
+    """The answer, once it stands."""
+    ready(browser)
+    return browser.find_element(By.CSS_SELECTOR, "#answer strong").text
+
+
+def text_of(browser: Chrome, name: str) -> str:
+    """What stands in an element, to be seen or not."""
+    return str(browser.find_element(By.ID, name).get_property("textContent"))
+
+
+def probabilities(browser: Chrome) -> dict[str, float]:
+    rows = browser.find_elements(By.CSS_SELECTOR, "#probabilities tr")
+    return {
+        row.find_element(By.TAG_NAME, "th").text: float(
+            row.find_element(By.TAG_NAME, "td").get_attribute("data-probability") or "nan"
+        )
+        for row in rows
+    }
+
+
+def choose(browser: Chrome, path: Path) -> None:
+    """Choose a file."""
+    browser.find_element(By.ID, "file").send_keys(str(path))
+
+
+def in_page(browser: Chrome, name: str, image: np.ndarray, size: int) -> np.ndarray:
+    """What a function of digit.js makes of an image (H, W) uint8."""
+    done = browser.execute_async_script(
+        """
+        const [name, values, width, height, size, done] = arguments;
+        import("./digit.js").then((digit) => {
+          const image = { pixels: Uint8ClampedArray.from(values), width, height };
+          done(Array.from(digit[name](image, size)?.pixels ?? []));
+        });
+        """,
+        *(name, image.ravel().tolist(), image.shape[1], image.shape[0], size),
+    )
+    return np.array(done, np.uint8).reshape(size, size)
+
+
+@pytest.mark.parametrize("kind", ["mouse", "touch"])
+def test_a_one_and_a_zero_are_drawn_and_told_apart(opened: Chrome, kind: str) -> None:
+    assert opened.find_element(By.ID, "answer").text == "Nothing yet."
+    draw(opened, ONE, kind)
+    assert answered(opened) == "1"
+    assert probabilities(opened)["1"] > 0.5
+    assert sum(probabilities(opened).values()) == pytest.approx(1, abs=1e-5)
+    opened.find_element(By.ID, "clear").click()
+    WebDriverWait(opened, 10).until(lambda _: opened.find_element(By.ID, "answer").text == "Nothing yet.")
+    draw(opened, ZERO, kind)
+    assert answered(opened) == "0"
+    assert probabilities(opened)["0"] > 0.5
+
+
+def test_probabilities_change_while_it_is_drawn(opened: Chrome) -> None:
+    """With the pointer still down."""
+    paper = opened.find_element(By.ID, "paper")
+    chain = ActionChains(opened, duration=0)
+    chain.move_to_element_with_offset(paper, -10, -90).click_and_hold().move_by_offset(0, 120).perform()
+    first = answered(opened)
+    before = probabilities(opened)
+    ActionChains(opened, duration=0).move_by_offset(60, -30).move_by_offset(0, -80).perform()
+    WebDriverWait(opened, 10).until(lambda _: probabilities(opened) != before)
+    ActionChains(opened).release().perform()
+    assert first
+
+
+def test_it_asks_no_other_server(opened: Chrome) -> None:
+    draw(opened, ONE)
+    answered(opened)
+    asked = opened.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    here = opened.current_url
+    assert {address.removeprefix(here) for address in asked if not address.startswith("data:")} >= {
+        *("style.css", "demo.js", "digit.js", "ort.js", "ort.wasm", "about.json", "model.onnx")
+    }
+    assert all(address.startswith((here, "data:")) for address in asked), asked
+
+
+def test_by_keyboard_and_for_a_screen_reader(opened: Chrome) -> None:
+    named = {
+        "paper": ("application", "Drawing area"),
+        "clear": ("button", "Clear"),
+        "file": ("button", "Or choose an image file:"),
+        "invert": ("checkbox", "Turn dark and light of a file round"),
+        "seen": ("image", "The pixels that the model is given"),
+    }
+    for name, (role, text) in named.items():
+        element = opened.find_element(By.ID, name)
+        assert element.aria_role in (role, "img" if role == "image" else role)
+        assert text in element.accessible_name
+    assert opened.find_element(By.TAG_NAME, "table").accessible_name == "Probability of each class"
+
+    # From the top by Tab alone, and what is reached is to be seen.
+    reached = []
+    for _ in range(4):
+        ActionChains(opened).send_keys(Keys.TAB).perform()
+        reached.append(opened.switch_to.active_element.get_attribute("id"))
+    assert reached == ["clear", "paper", "file", "invert"]
+    ActionChains(opened).key_down(Keys.SHIFT).send_keys(Keys.TAB * 2).key_up(Keys.SHIFT).perform()
+    assert opened.switch_to.active_element.get_attribute("id") == "paper"
+    assert opened.find_element(By.ID, "pen").is_displayed()
+    ActionChains(opened).send_keys(Keys.ARROW_UP * 9, Keys.SPACE, Keys.ARROW_DOWN * 18, Keys.SPACE).perform()
+    assert answered(opened) == "1"
+    answer = text_of(opened, "answer")
+    WebDriverWait(opened, 10).until(lambda _: text_of(opened, "spoken") == answer.replace(" ", ", ", 1) + ".")
+    assert text_of(opened, "pen-state") == "Pen up."
+    ActionChains(opened).send_keys(Keys.ESCAPE).perform()
+    ready(opened)
+    assert text_of(opened, "pen-state") == "Cleared."
+    assert text_of(opened, "answer") == "Nothing yet."
+
+
+def test_files_get_the_answers_of_predict(page: Project, opened: Chrome, tmp_path: Path) -> None:
+    """Test images as they are; and larger, coloured and transparent ones, which both sides resize and make grey."""
+    test = shards.read(page.root / "data/normalized/test")
+    files = []
+    for row in range(50, 1000, 100):
+        files.append(tmp_path / f"{row:03}.png")
+        Image.fromarray(test.images(row, row + 1)[0, 0]).save(files[-1])
+    digit = Image.open(files[3])
+    others = {
+        "large.png": digit.resize((280, 280), Image.Resampling.BICUBIC),
+        "wide.png": digit.resize((300, 200), Image.Resampling.BICUBIC).convert("RGB"),
+        "red.png": Image.merge("RGB", [digit.resize((60, 60)), Image.new("L", (60, 60)), Image.new("L", (60, 60))]),
+        "clear.png": Image.merge("LA", [Image.new("L", (90, 90)), digit.resize((90, 90))]),
+    }
+    for name, image in others.items():
+        image.save(tmp_path / name)
+    every = [*files, *(tmp_path / name for name in others)]
+    page.run("python", "-m", "stages.predict", *map(str, every), "--top-k", "10", "--csv", str(tmp_path / "said.csv"))
+    said = pd.read_csv(tmp_path / "said.csv", dtype=str).set_index("image")
+    for path in every:
+        choose(opened, path)
+        assert answered(opened) == said["predicted"][str(path)]
+        told = {str(name): str(cell) for name, cell in said.loc[str(path)].items()}
+        ranks = ["", *(f"_{rank}" for rank in range(2, 11))]
+        expected = {told[f"predicted{rank}"]: float(told[f"confidence{rank}"]) for rank in ranks}
+        # Resized pixels may differ by 1 of 255, where torch rounds its weights.
+        assert probabilities(opened) == pytest.approx(expected, abs=1e-5 if path in files else 0.02), path.name
+
+
+def test_a_file_of_dark_on_light_is_told_of_and_turned_round_if_asked(
+    page: Project, opened: Chrome, tmp_path: Path
+) -> None:
+    test = shards.read(page.root / "data/normalized/test")
+    image = test.images(750, 751)[0, 0]
+    Image.fromarray(image).save(tmp_path / "learned.png")
+    Image.fromarray(255 - image).save(tmp_path / "paper.png")
+    choose(opened, tmp_path / "learned.png")
+    first = answered(opened)
+    expected = probabilities(opened)
+    assert opened.find_element(By.ID, "hint").text == ""
+    choose(opened, tmp_path / "paper.png")
+    answered(opened)
+    assert "The background seems to be light" in opened.find_element(By.ID, "hint").text
+    opened.find_element(By.ID, "invert").click()
+    assert answered(opened) == first
+    assert probabilities(opened) == pytest.approx(expected, abs=1e-6)
+    assert opened.find_element(By.ID, "hint").text == ""
+
+
+def test_a_file_that_is_no_image(opened: Chrome, tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("no image")
+    choose(opened, tmp_path / "notes.png")
+    problem = opened.find_element(By.ID, "problem")
+    WebDriverWait(opened, 10).until(lambda _: problem.text)
+    assert problem.text == "notes.png: no image that this browser can read."
+    draw(opened, ONE)
+    assert answered(opened) == "1"
+    assert problem.text == ""
+
+
+@pytest.mark.parametrize("shape", [(37, 50), (20, 20), (300, 281), (28, 400), (29, 28)])
+def test_a_file_is_resized_as_the_training_images_were(opened: Chrome, shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    expected = geometry.fit(image[np.newaxis, np.newaxis], 28)[0, 0]
+    found = in_page(opened, "fitted", image, 28)
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    assert (found != expected).mean() < 0.05
+
+
+def test_a_drawing_is_placed_as_mnists_digits_are(page: Project, opened: Chrome) -> None:
+    """They have been placed so already: doing it again leaves them where they are."""
+    test = shards.read(page.root / "data/normalized/test")
+    digits = test.images(0, len(test))[::10, 0]
+    for digit in digits:
+        np.testing.assert_array_equal(in_page(opened, "placed", digit, 28), digit)
+
+
+def test_a_drawing_may_be_small_large_and_anywhere(opened: Chrome) -> None:
+    drawing = np.zeros((280, 280), np.uint8)
+    drawing[20:60, 200:210] = 255
+    found = in_page(opened, "placed", drawing, 28)
+    assert (found[4:24].sum(1) > 0).all()
+    assert found[:4].sum() == found[24:].sum() == 0, "20 pixels high"
+    assert (found[10] > 0).sum() == 5, "and 5 wide"
+    rows, columns = np.indices((28, 28))
+    assert 0 <= (found * columns).sum() / found.sum() - 13.5 < 1
+    assert 0 <= (found * rows).sum() / found.sum() - 13.5 < 1
+    np.testing.assert_array_equal(in_page(opened, "placed", np.roll(drawing, (100, -150), (0, 1)), 28), found)
+    assert in_page(opened, "placed", drawing, 56).any(0).sum() == 10
+    heavy = np.zeros((280, 280), np.uint8)
+    heavy[:, :30] = heavy[270:, :] = 255
+    assert in_page(opened, "placed", heavy, 28).any(0).sum() == 20, "no ink is lost at an edge"
+
+
+@pytest.mark.parametrize("width", [320, 1000])
+def test_nothing_is_cut_off(opened: Chrome, width: int) -> None:
+    opened.set_window_size(width, 900)
+    try:
+        # Chrome's window has a least width: the page itself is what is made narrow.
+        opened.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+        )
+        draw(opened, ZERO)
+        assert answered(opened) == "0"
+        assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        opened.set_window_size(1000, 900)
+
+
+def test_a_model_that_is_not_there(
+    page: Project, browser: Chrome, serve: Callable[[Path], str], tmp_path: Path
+) -> None:
+    for path in (page.root / "reports/demo").iterdir():
+        if path.name != "model.onnx":
+            (tmp_path / path.name).symlink_to(path)
+    browser.get(serve(tmp_path))
+    problem = browser.find_element(By.ID, "problem")
+    WebDriverWait(browser, 30).until(lambda _: problem.text)
+    assert problem.text.startswith("The model could not be loaded:")
+    browser.get_log("browser")
+
+
+def test_a_model_of_colours_and_many_classes(
+    page: Project, browser: Chrome, serve: Callable[[Path], str], tmp_path: Path
+) -> None:
+    """It cannot be drawn for; a file gets the ten most probable classes."""
+    project = Project(tmp_path / "project")
+    shutil.copytree(page.root / "demo", project.root / "demo", symlinks=True)
+    shutil.copytree(page.root / "stages", project.root / "stages")
+    data = DataDescription(
+        dataset="made up", classes=[f"kind {n}" for n in range(25)], shape=(3, 16, 16), mean=[0.9] * 3, std=[0.3] * 3
+    )
+    torch.manual_seed(0)
+    architecture = model_file.Architecture(model="mlp", hidden=[32], activation="relu", dropout=0.0)
+    weights = model_file.build(architecture, data).state_dict()
+    path = project.root / model_file.MODEL
+    model_file.save(path, weights, architecture, data, {"train": 3, "val": 1}, {}, threads=1)
+    network, model = model_file.load(path)
+    program = exported.program_of(end_to_end(network, data), data)
+    exported.save_onnx(program, path.with_suffix(".onnx"), data, exported.about(model))
+    project.stage("demo")
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    project.run("python", "-m", "stages.predict", str(tmp_path / "picture.png"), "--top-k", "10", "--csv", "said.csv")
+    told = pd.read_csv(project.root / "said.csv", dtype=str).iloc[0].to_dict()
+    ranks = ["", *(f"_{rank}" for rank in range(2, 11))]
+
+    browser.get(serve(project.root / "reports/demo"))
+    ready(browser)
+    assert not browser.find_element(By.ID, "paper").is_displayed()
+    choose(browser, tmp_path / "picture.png")
+    assert answered(browser) == told["predicted"]
+    expected = {told[f"predicted{rank}"]: float(told[f"confidence{rank}"]) for rank in ranks}
+    assert probabilities(browser) == pytest.approx(expected, abs=1e-5)
+    assert list(probabilities(browser)) == list(expected), "the most probable one first"
+
+
+def test_what_is_refused_in_one_line(page: Project, tmp_path: Path) -> None:
+    project = page.copy(tmp_path / "project")
+    before = (project.root / "reports/demo/model.onnx").read_bytes()
+    project.set(epochs=1)
+    project.stage("train")
+    refused = project.stage("demo", fails=True).stderr
+    assert refused == (
+        "demo: error: models/model.onnx: of another model than models/model.safetensors; run `make export`\n"
+    )
+    (project.root / "models/model.onnx").unlink()
+    assert project.stage("demo", fails=True).stderr == "demo: error: models/model.onnx: not there; run `make export`\n"
+    (project.root / "demo/node_modules/onnxruntime-web").unlink()
+    assert "`make demo` fetches it, with npm" in project.stage("demo", fails=True).stderr
+    assert (project.root / "reports/demo/model.onnx").read_bytes() == before
+    assert json.loads((project.root / "reports/demo/about.json").read_text())["on_light"] is False
