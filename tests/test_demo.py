@@ -26,7 +26,8 @@ from stages.lib.description import DataDescription
 from stages.lib.end_to_end import end_to_end
 from tests.conftest import BROWSER, DRIVER, RUNTIME, Project
 
-pytestmark = pytest.mark.browser
+# One browser, and one page, for all of them.
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("shipped")]
 
 # Strokes in the units of a paper of 280.
 ONE = [(150, 40), (140, 140), (130, 240)]

@@ -20,6 +20,7 @@ from stages.lib.end_to_end import end_to_end
 from stages.lib.stage import UserError
 from tests.conftest import ROOT, Project
 
+pytestmark = pytest.mark.xdist_group("shipped")
 FILES = ["models/model.pt2", "models/model.onnx", "models/model.int8.onnx"]
 
 
@@ -101,7 +102,7 @@ def test_git_and_dvc_do_not_see_them(shipped: Project) -> None:
     assert shipped.repro() == []
 
 
-@pytest.mark.parametrize(("name", "size"), [("cnn", 8), ("resnet18", 32), ("mobilenet_v3_small", 32)])
+@pytest.mark.parametrize(("name", "size"), [("cnn", 8), ("resnet18", 32)])
 def test_other_networks_in_colour(tmp_path: Path, name: str, size: int) -> None:
     data = described((3, size, size))
     torch.manual_seed(0)

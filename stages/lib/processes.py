@@ -108,6 +108,7 @@ def launched(stage: str, threads: int) -> bool:
     from torch.distributed import run as launcher  # takes a while, and one process does without it
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
 
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ[UNSHARED] = "1"
@@ -132,7 +133,7 @@ def launched(stage: str, threads: int) -> bool:
             f"process {rank} of this {stage} ended with {how}; what it said stands above, and run it again goes on "
             "from the last saved state (--max-restarts in TORCHRUN does so by itself)"
         ) from error
-    except (RuntimeError, OSError) as error:  # a rendezvous without the others
+    except (RuntimeError, OSError, RendezvousError) as error:  # a rendezvous without the others
         raise UserError(
             f"{LAUNCHER}: the machines did not come together ({reason(error)}); start it on each of them"
         ) from error
