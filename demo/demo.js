@@ -266,7 +266,7 @@ async function begin() {
   document.body.classList.toggle("on-light", about.on_light === true);
   Object.assign(byId("seen"), { width, height });
   byId("caption").textContent = `The ${height} × ${width} pixels that the model is given.`;
-  byId("drawing").hidden = byId("how").hidden = !drawn;
+  for (const name of ["drawing", "how", "placing"]) byId(name).hidden = !drawn;
   ort.env.wasm.numThreads = 1; // more would ask the server for special headers
   ort.env.wasm.wasmPaths = { wasm: new URL("ort.wasm", import.meta.url).href };
   session = await ort.InferenceSession.create("model.onnx", { executionProviders: ["wasm"] });

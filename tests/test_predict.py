@@ -1,6 +1,7 @@
 """Predictions of images that no stage has seen, by the real command."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -236,3 +237,12 @@ def test_make_predict(project: Project) -> None:
     own = ["INSTALLED=installed", f"BIN={Path(sys.executable).parent}"]
     done = project.run("make", "predict", *own, "IMAGES=a digit.png", "INVERT=yes")
     assert "a digit.png (inverted)" in done.stdout
+
+
+def test_the_digits_of_the_readme(reproduced: Project) -> None:
+    readme = (reproduced.root / "README.md").read_text()
+    told = re.findall(r"^docs/digits/(\d).png \(inverted\)  (\d) ", readme, re.MULTILINE)
+    done = reproduced.run("python", "-m", "stages.predict", "docs/digits", "--invert")
+    said = re.findall(r"^docs/digits/(\d).png \(inverted\)  (\d) ", done.stdout, re.MULTILINE)
+    assert said == list(dict(told).items())
+    assert len(said) == 10
