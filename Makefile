@@ -39,7 +39,7 @@ repro: $(INSTALLED)
 	@$(BIN)/dvc repro
 
 predict: $(INSTALLED)
-	@$(BIN)/python -m stages.predict "$$IMAGES" $(if $(INVERT),--invert)
+	@$(BIN)/python -m stages.predict "$$IMAGES" $(if $(filter-out no 0 false,$(INVERT)),--invert)
 
 card: $(INSTALLED)
 	@$(BIN)/python -m stages.card
@@ -47,7 +47,7 @@ card: $(INSTALLED)
 export: $(INSTALLED)
 	@$(BIN)/python -m stages.export
 
-demo: export $(RUNTIME)
+demo: $(RUNTIME) export
 	@$(BIN)/python -m stages.demo
 
 test: $(INSTALLED) $(if $(shell command -v npm),$(RUNTIME))
@@ -81,7 +81,7 @@ schema: $(INSTALLED)
 	@$(BIN)/python -m stages.schema
 
 $(RUNTIME): demo/package-lock.json
-	@npm --version > /dev/null || { echo 'npm is not installed: it brings onnxruntime-web to the demo'; exit 1; }
+	@command -v npm > /dev/null || { echo 'npm is not installed: it brings onnxruntime-web to the demo'; exit 1; }
 	@npm ci --prefix demo --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
@@ -94,7 +94,7 @@ lock:
 $(INSTALLED): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " \
 	    + sys.version.split()[0] + "; name another one with: make PYTHON=python3.12 repro")'
-	@echo 'Installing into .venv from requirements.lock, once (on Linux 5.4 GB with the CUDA build of torch, minutes)'
+	@echo 'Installing into .venv from requirements.lock, once (on Linux 6.2 GB with the CUDA build of torch, minutes)'
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	@touch $@

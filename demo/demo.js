@@ -16,6 +16,8 @@ const pen = { x: 140, y: 140, down: false };
 let about; // what the model knows of itself
 let session;
 let file = null; // the image that was chosen last; null: the drawing counts
+let chosen = 0; // how often something was: what was decoded for an earlier choice is not wanted any more
+let decoding = 0; // files
 let busy = false;
 let again = false;
 let speaking;
@@ -25,16 +27,20 @@ let speaking;
 function line(from, to) {
   ink.lineWidth = PEN;
   ink.lineCap = ink.lineJoin = "round";
-  ink.strokeStyle = "#fff";
+  ink.strokeStyle = ink.fillStyle = "#fff";
   ink.beginPath();
   ink.moveTo(from.x, from.y);
   ink.lineTo(to.x, to.y);
   ink.stroke();
+  ink.beginPath(); // a line of no length is not drawn
+  ink.arc(to.x, to.y, PEN / 2, 0, 2 * Math.PI);
+  ink.fill();
   takePaper();
 }
 
 function takePaper() {
   file = null;
+  chosen++;
   byId("file").value = "";
   tell("");
   complain("");
@@ -61,45 +67,63 @@ function showPen() {
 }
 
 function listenToPointers() {
-  let last = null;
+  let drawing = null; // the pointer that draws: no second finger, no other button
+  let last;
   paper.addEventListener("pointerdown", (event) => {
+    if (drawing !== null || event.button) return;
     paper.setPointerCapture(event.pointerId);
+    drawing = event.pointerId;
     last = placeOf(event);
     line(last, last);
   });
   paper.addEventListener("pointermove", (event) => {
-    if (!last) return;
-    for (const part of event.getCoalescedEvents().concat(event)) {
+    if (event.pointerId !== drawing) return;
+    if (!event.buttons) drawing = null; // let go where the page was not told, as in a menu
+    if (drawing === null) return;
+    const between = event.getCoalescedEvents?.() ?? []; // browsers have it on pages of https and of localhost alone
+    for (const part of between.length ? between : [event]) {
       const place = placeOf(part);
       line(last, place);
       last = place;
     }
   });
-  for (const end of ["pointerup", "pointercancel"]) paper.addEventListener(end, () => (last = null));
+  for (const end of ["pointerup", "pointercancel"]) {
+    paper.addEventListener(end, (event) => {
+      if (event.pointerId === drawing) drawing = null;
+    });
+  }
 }
 
 function listenToKeys() {
   const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   paper.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
     if (event.key in ways) {
       const [x, y] = ways[event.key];
       const from = { ...pen };
       pen.x = Math.min(Math.max(pen.x + x * STEP, 0), paper.width);
       pen.y = Math.min(Math.max(pen.y + y * STEP, 0), paper.height);
       if (pen.down) line(from, pen);
+      tellOfPen("At");
     } else if (event.key === " ") {
-      pen.down = !pen.down;
+      if (!event.repeat) pen.down = !pen.down;
       if (pen.down) line(pen, pen);
-      byId("pen-state").textContent = pen.down ? "Pen down." : "Pen up.";
+      tellOfPen(pen.down ? "Pen down at" : "Pen up at");
     } else if (event.key === "Escape") {
+      pen.down = false;
       clear();
-      byId("pen-state").textContent = "Cleared.";
+      tellOfPen("Cleared. Pen up at");
     } else {
       return;
     }
     event.preventDefault();
     showPen();
   });
+}
+
+function tellOfPen(what) {
+  const [x, y] = [pen.x / paper.width, pen.y / paper.height].map((share) => Math.round(100 * share));
+  byId("pen-state").textContent = `${what} ${x} % from the left, ${y} % from the top.`;
 }
 
 /* --- From what is given to pixels --- */
@@ -115,16 +139,13 @@ function channelsGiven(size) {
 }
 
 function channelsOfFile(size) {
-  const invert = byId("invert").checked;
   const channels = file.map((channel) => fitted(channel, size));
   const given = about.shape[0] === 1 ? [greyOf(channels)] : channels;
-  const otherWay = about.on_light !== null && onLight(given[0]) !== about.on_light;
-  tell(
-    otherWay && !invert
-      ? `The background seems to be ${about.on_light ? "dark" : "light"}, which the model never saw: do not trust this ` +
-          "answer, or turn dark and light round."
-      : "",
-  );
+  const otherWay = about.on_light !== null && onLight(given) !== about.on_light;
+  const invert = otherWay && byId("invert").checked;
+  const what = `The background seems to be ${about.on_light ? "dark" : "light"}, and those of the training images are not`;
+  if (invert) tell(`${what}: turned round.`);
+  else tell(otherWay ? `${what}: do not trust this answer, or turn it round.` : "");
   return invert ? given.map(inverted) : given;
 }
 
@@ -153,17 +174,21 @@ async function decoded(blob) {
 }
 
 async function choose(event) {
-  const [chosen] = event.target.files;
-  if (!chosen) return;
+  const [first] = event.target.files;
+  if (!first) return;
+  const mine = ++chosen;
+  ink.clearRect(0, 0, paper.width, paper.height);
   complain("");
-  byId("output").ariaBusy = "true";
-  try {
-    file = await decoded(chosen);
-  } catch {
-    file = null;
-    complain(`${chosen.name}: no image that this browser can read.`);
+  tell("");
+  decoding++;
+  tellOfWork();
+  const image = await decoded(first).catch(() => null);
+  decoding--;
+  if (mine === chosen) {
+    file = image;
+    if (!image) complain(`${first.name}: no image that this browser can read.`);
   }
-  look();
+  await look();
 }
 
 /* --- From pixels to an answer --- */
@@ -172,19 +197,24 @@ async function choose(event) {
 async function look() {
   again = true;
   if (busy) return;
-  work(true);
-  while (again) {
-    again = false;
-    const [channels, height, width] = about.shape;
-    const given = channelsGiven(height);
-    show(given, given && (await probabilitiesOf(given, [1, channels, height, width])));
+  busy = true;
+  tellOfWork();
+  try {
+    while (again) {
+      again = false;
+      const [channels, height, width] = about.shape;
+      const given = channelsGiven(height);
+      show(given, given && (await probabilitiesOf(given, [1, channels, height, width])));
+    }
+  } catch (error) {
+    complain(`The model failed: ${error.message ?? error}`);
   }
-  work(false);
+  busy = false;
+  tellOfWork();
 }
 
-function work(whether) {
-  busy = whether;
-  byId("output").ariaBusy = String(whether);
+function tellOfWork() {
+  byId("output").ariaBusy = String(busy || decoding > 0);
 }
 
 async function probabilitiesOf(given, shape) {
@@ -199,7 +229,7 @@ function show(given, probabilities) {
   const seen = byId("seen").getContext("2d");
   const shown = new ImageData(width, height);
   for (let at = 0; at < width * height; at++) {
-    const colour = [0, 1, 2].map((channel) => (given ? (given[channel] ?? given[0]).pixels[at] : 0));
+    const colour = [0, 1, 2].map((channel) => (given ? (given[channel] ?? given[0]).pixels[at] : about.on_light ? 255 : 0));
     shown.data.set([...colour, 255], 4 * at);
   }
   seen.putImageData(shown, 0, 0);
@@ -257,7 +287,9 @@ function complain(text) {
 /* --- Begin --- */
 
 async function begin() {
-  about = await (await fetch("about.json")).json();
+  const answer = await fetch("about.json");
+  if (!answer.ok) throw new Error(`about.json: ${answer.status} ${answer.statusText}`);
+  about = await answer.json();
   const [channels, height, width] = about.shape;
   const drawn = channels === 1;
   byId("about").textContent =
@@ -273,6 +305,7 @@ async function begin() {
   listenToPointers();
   listenToKeys();
   showPen();
+  byId("background").hidden = about.on_light === null;
   byId("clear").addEventListener("click", clear);
   byId("file").addEventListener("change", choose);
   byId("invert").addEventListener("change", look);

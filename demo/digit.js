@@ -77,7 +77,7 @@ export function placed(drawing, size) {
     massX += ink * ((at % width) + 0.5);
     massY += ink * (Math.floor(at / width) + 0.5);
   });
-  // Rounded up, which nobody has written down: so each digit of MNIST comes out where it is.
+  // Rounded up, which nobody has written down: so MNIST's own digits, where their box is of 20, come out where they are.
   const within = (place, length) => Math.min(Math.max(Math.ceil(place), 0), size - length);
   const left = within(size / 2 - massX / mass, width);
   const top = within(size / 2 - massY / mass, height);
@@ -93,11 +93,13 @@ export function grey(red, green, blue) {
   return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
 }
 
-/** Whether the background, which is half of the pixels at the edge or more, is light. */
-export function onLight({ pixels, width, height }) {
+/** Whether the background, of which half of the pixels at the edge are or more, is light: stages/lib/unseen.py. */
+export function onLight(channels) {
   const edge = [];
-  for (let x = 0; x < width; x++) edge.push(pixels[x], pixels[(height - 1) * width + x]);
-  for (let y = 1; y < height - 1; y++) edge.push(pixels[y * width], pixels[(y + 1) * width - 1]);
+  for (const { pixels, width, height } of channels) {
+    for (let x = 0; x < width; x++) edge.push(pixels[x], pixels[(height - 1) * width + x]);
+    for (let y = 1; y < height - 1; y++) edge.push(pixels[y * width], pixels[(y + 1) * width - 1]);
+  }
   edge.sort((one, other) => one - other);
   return (edge[(edge.length - 1) >> 1] + edge[edge.length >> 1]) / 2 > 127;
 }

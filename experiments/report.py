@@ -380,4 +380,4 @@ def points(change: float) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, arguments=True)

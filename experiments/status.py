@@ -6,6 +6,7 @@ there.
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from stages.lib.stage import UserError
 
 LOCK = Path("dvc.lock")
 CARD = Path("reports/model_card.md")
-DESCRIPTION = "models/model.json"
+TOLD_OF = re.compile(r"^\| `(.+)` \| `([0-9a-f]{32})` \|$", re.MULTILINE)  # a file and its md5, in the card
 MOST_NAMED = 5
 
 
@@ -51,12 +52,13 @@ def stale() -> list[str]:
 
 
 def card_of_another_model() -> bool:
-    """Whether the model card does not name the md5 that dvc.lock has of the model's description of itself."""
-    if not CARD.exists():
+    """Whether the model card tells of files that dvc.lock has with another md5."""
+    if not CARD.exists() or not LOCK.exists():
         return False
-    lock = parse_yaml(LOCK.read_text(encoding="utf-8"), "")
-    outs = lock["stages"]["train"]["outs"]
-    return not any(out["md5"] in CARD.read_text(encoding="utf-8") for out in outs if out["path"] == DESCRIPTION)
+    stages = parse_yaml(LOCK.read_text(encoding="utf-8"), "").get("stages", {})
+    made = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
+    told = dict(TOLD_OF.findall(CARD.read_text(encoding="utf-8")))
+    return any(made.get(path) != md5 for path, md5 in told.items())
 
 
 def named(changed: list[str]) -> str:

@@ -160,4 +160,4 @@ def table(rows: pd.DataFrame, keys: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, arguments=True)

@@ -26,6 +26,8 @@ from stages.lib.processes import ALONE
 
 CARD = REPORTS / "model_card.md"
 METRICS = REPORTS / "metrics.json"
+TABLES = [REPORTS / f"{name}.csv" for name in ("classes", "errors", "calibration")]
+MADE_OF = [model_file.MODEL.with_suffix(".json"), METRICS, *TABLES, REPORTS / "mistakes.png"]
 
 
 def main() -> None:
@@ -38,15 +40,20 @@ def main() -> None:
     found = judged(outputs_of(network.to(device), test, device, ALONE), test, parameters)
     try:
         told = json.loads(METRICS.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{METRICS}: damaged ({reason(error)}); `dvc repro --force evaluate` makes it again") from error
+    except (ValueError, FileNotFoundError) as error:
+        raise UserError(
+            f"{METRICS}: missing or damaged ({reason(error)}); `dvc repro --force evaluate` makes it again"
+        ) from error
     if not alike(told, found.figures):
         raise UserError(f"{METRICS}: not of the model in {model_file.MODEL}; run `dvc repro`, then `make card`")
 
     # --- And what that says of the model ---
-    md5 = hashlib.md5(model_file.MODEL.with_suffix(".json").read_bytes()).hexdigest()
+    try:
+        made_of = {str(path): hashlib.md5(path.read_bytes()).hexdigest() for path in MADE_OF}
+    except OSError as error:
+        raise UserError(f"{error.filename}: {reason(error)}; run `dvc repro`, then `make card`") from error
     weights = sum(weight.numel() for weight in network.parameters())
-    write_text(CARD, model_card.written(model, weights, md5, found))
+    write_text(CARD, model_card.written(model, weights, made_of, found))
     print(f"{CARD}: {model.architecture.model} on {model.data.dataset}; {found.sentence}")
 
 

@@ -16,19 +16,17 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
-
 from stages.export import ONNX, PACKAGES
 from stages.lib import model_file
 from stages.lib.files import replacing_folder
-from stages.lib.unseen import NEARLY
+from stages.lib.unseen import on_light
 
 PAGE = Path("demo")
 RUNTIME = PAGE / "node_modules/onnxruntime-web"
 DEMO = Path("reports/demo")
 # Under names that every server knows the type of; .mjs and the like some do not.
 FILES = {
-    **{name: PAGE / name for name in ("index.html", "style.css", "demo.js", "digit.js")},
+    **{name: PAGE / name for name in ("index.html", "style.css", "demo.js", "digit.js", "onnxruntime-web.LICENSE")},
     "ort.js": RUNTIME / "dist/ort.wasm.bundle.min.mjs",
     "ort.wasm": RUNTIME / "dist/ort-wasm-simd-threaded.wasm",
     "model.onnx": ONNX,
@@ -38,24 +36,23 @@ FILES = {
 def main() -> None:
     _, model = model_file.load(model_file.MODEL)
     if not model.data.classes:
-        raise UserError("task: regression; the page shows the probabilities of classes")
+        raise UserError("the model is a regression; the page shows the probabilities of classes: train a classifier")
     if not RUNTIME.exists():
         raise UserError(f"{RUNTIME}: not there; `make demo` fetches it, with npm")
     refuse_another_model(model.weights_sha256)
-    mean = float(np.mean(model.data.mean))
     about = {
         "network": model.architecture.model,
         "dataset": model.data.dataset,
         "classes": model.data.classes,
         "shape": model.data.shape,
-        "on_light": False if mean <= NEARLY else True if mean >= 1 - NEARLY else None,
+        "on_light": on_light(model.data),
     }
     with replacing_folder(DEMO) as folder:
         for name, source in FILES.items():
             shutil.copyfile(source, folder / name)
         (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in DEMO.iterdir())
-    print(f"{DEMO}: {size / 1e6:.1f} MB; try it: python -m http.server --directory {DEMO}")
+    print(f"{DEMO}: {size / 1e6:.1f} MB; try it: python -m http.server --bind 127.0.0.1 --directory {DEMO}")
 
 
 def refuse_another_model(weights_sha256: str) -> None:

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.lib import compute, model_file, tasks, tensors
+from stages.lib.description import DataDescription
 from stages.lib.end_to_end import Runner, end_to_end
 from stages.lib.files import replacing, write_text
 from stages.lib.inference import outputs_of
@@ -66,6 +67,8 @@ def main() -> None:
             program = exported.program_of(whole, model.data)
             exported.save_pt2(program, pt2, about)
             exported.save_onnx(program, onnx, model.data, about)
+        except (OSError, MemoryError):  # which say what they are
+            raise
         except Exception as error:  # torch has many
             raise UserError(
                 f"{model_file.MODEL}: the network {model.architecture.model} cannot be exported ({reason(error)})"
@@ -97,14 +100,14 @@ def main() -> None:
     }
     report = {
         **about,
-        "classes": model.data.classes,
         "opset": exported.OPSET,
         "versions": {name: version(name) for name in ("torch", *PACKAGES)},
         "test_images": len(test),
         "files": files,
     }
     write_text(REPORT, json.dumps(report, indent=2) + "\n")
-    show(files, tasks.score_name(model.data))
+    print(f"{model.architecture.model}, trained on {model.data.dataset}; {len(test):,} test images")
+    show(files, model.data)
 
 
 def evenly(split: tensors.Split, most: int) -> np.ndarray:
@@ -131,7 +134,8 @@ def checked(network: nn.Module, runners: Mapping[Path, Runner], test: tensors.Sp
         for path, runner in runners.items():
             with torch.inference_mode():
                 said = runner(images).double()
-            differences[path] = max(differences[path], float(((said - expected) / scale).abs().max()))
+            difference = ((said - expected) / scale).abs().max()
+            differences[path] = float(torch.maximum(difference, torch.tensor(differences[path])))  # NaN stays
             others[path] += int((said.argmax(1) != expected.argmax(1)).sum()) if data.classes else 0
             sums[path] = sums[path] + tasks.sums(said, test.targets[rows])
     return {
@@ -157,18 +161,19 @@ def timed(runners: list[Runner], image: Tensor) -> list[float]:
     return [statistics.median(own) for own in times]
 
 
-def show(files: Mapping[str, Mapping[str, Any]], score: str) -> None:
+def show(files: Mapping[str, Mapping[str, Any]], data: DataDescription) -> None:
     """The report as a table."""
-    lines = [["file", "bytes", "ms an image", "max difference", "other classes", score]]
+    score = tasks.score_name(data)
+    head = ["file", "bytes", "ms an image", "max difference"]
+    lines = [[*head, *(["other classes"] if data.classes else ["(of the std)"]), score]]
     for path, its in files.items():
-        other = str(its.get("other_classes", ""))
-        difference = f"{its['max_difference']:.2g}"
-        lines.append([path, f"{its['bytes']:,}", f"{its['latency_ms']:.3f}", difference, other, f"{its[score]:.4f}"])
+        line = [path, f"{its['bytes']:,}", f"{its['latency_ms']:.3f}", f"{its['max_difference']:.2g}"]
+        lines.append([*line, str(its.get("other_classes", "")), f"{its[score]:.4f}"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *others in lines:
         print("  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]))
-    lost = files[str(model_file.MODEL)][score] - files[str(INT8)][score]
-    print(f"8 bits cost {lost:.4f} of {score}; models/model.safetensors is PyTorch from this project's own code")
+    change = files[str(INT8)][score] - files[str(model_file.MODEL)][score]
+    print(f"8 bits change the {score} by {change:+.4f}; {model_file.MODEL} is run by this project's own code")
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def main() -> None:
                 digests[name][rows] = duplicates.digests(images)
                 if name == "train":
                     counts += statistics.count_values(images)
-            tell_of_duplicates(digests)
+            duplicates_left = tell_of_duplicates(digests)
 
             # --- Statistics of train, of it alone ---
             mean, std = statistics.mean_and_std(counts)
@@ -94,6 +94,8 @@ def main() -> None:
                 mean=mean,
                 std=std,
                 quantities=[] if classes else quantities(splits["train"].targets, called),
+                origin=origin(parts, classes, parameters),
+                duplicates=duplicates_left,
             )
             for name, writer in writers.items():
                 number = writer.finish(description, "normalize")
@@ -107,14 +109,32 @@ def divided(parts: Mapping[str, Part], classes: Sequence[str], parameters: Param
     """
     official = {name: part for name, part in parts.items() if name in ("val", "test")}
     rest = parts["all"] if "all" in parts else parts["train"]
-    fractions = {"val": parameters.val_fraction, "test": parameters.test_fraction}
-    fractions = {name: fraction for name, fraction in fractions.items() if name not in official}
+    fractions = fractions_drawn(parts, parameters)
     numbers = rest.targets if classes else np.zeros(len(rest.targets), np.int64)
     if rest.groups is not None and fractions:
         rows = split.grouped(numbers, rest.groups, fractions, seed=parameters.split_seed)
     else:
         rows = split.stratified(numbers, fractions, seed=parameters.split_seed, names=classes or ["image"])
     return {name: rest.take(own) for name, own in rows.items()} | official
+
+
+def fractions_drawn(parts: Mapping[str, Part], parameters: Parameters) -> dict[str, float]:
+    """The splits that the source does not have, and their shares of its training part."""
+    fractions = {"val": parameters.val_fraction, "test": parameters.test_fraction}
+    return {name: fraction for name, fraction in fractions.items() if name not in parts}
+
+
+def origin(parts: Mapping[str, Part], classes: Sequence[str], parameters: Parameters) -> dict[str, str]:
+    """How val and test came about, for the model card."""
+    told = dict.fromkeys(("val", "test"), "the source's own")
+    rest = "train" if "train" in parts else "all"
+    how = "each class by itself" if classes else "all alike"
+    if parts[rest].groups is not None:
+        how = "groups as a whole"
+    for name, fraction in fractions_drawn(parts, parameters).items():
+        of_what = "the source's training images" if rest == "train" else "all images"
+        told[name] = f"{fraction:g} of {of_what}, drawn by split_seed {parameters.split_seed}, {how}"
+    return told
 
 
 def fitted(splits: Mapping[str, Part], size: int) -> Iterator[tuple[str, np.ndarray, slice]]:
@@ -148,12 +168,13 @@ def without_duplicates(splits: Mapping[str, Part], size: int) -> Part:
     return splits["train"].take(np.flatnonzero(~again))
 
 
-def tell_of_duplicates(digests: Mapping[str, np.ndarray], what_then: str = "") -> None:
-    """Say how many training images are also in another split."""
+def tell_of_duplicates(digests: Mapping[str, np.ndarray], what_then: str = "") -> dict[str, int]:
+    """Say, and give, how many training images are also in val, and how many in test."""
     again = {name: int(duplicates.found_in(digests["train"], digests[name]).sum()) for name in ("val", "test")}
     if any(again.values()):
         told = ", ".join(f"{count:,} also in {name}" for name, count in again.items())
         print(f"duplicates: of the training images {told}{what_then}")
+    return again
 
 
 def quantities(targets: np.ndarray, names: Sequence[str]) -> list[Quantity]:

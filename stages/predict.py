@@ -9,7 +9,7 @@ Out: a table, the most probable classes of each image first (of a regression, it
 Images come to the geometry, the channels and the scale of the training images by the code that brought those there.
 """
 
-from stages.lib.stage import run
+from stages.lib.stage import UserError, reason, run
 
 # isort: split
 
@@ -19,57 +19,81 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from stages.lib import compute, model_file, tasks, unseen
 from stages.lib.description import DataDescription
 from stages.lib.files import write_table
-from stages.lib.inference import outputs_of
+from stages.lib.inference import outputs_of, rows_at_a_time
 from stages.lib.processes import ALONE
 
 MOST_SHOWN = 40  # rows of the table
+PIECES = 16  # times the images that the network is given together, to be decoded at a time
 
 
 def main() -> None:
     options = parsed()
     network, model = model_file.load(options.model)
     device = compute.prepare(model.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        # --- From files to pixels ---
-        files = [file for path in options.images for file in unseen.files_of(path)]
-        images = unseen.read(files, model.data, Path(folder) / "pixels")
-        images = replace(images, inverted=options.invert)
+    network.to(device)
+    files, problems = listed(options.images)
+    said: dict[str, list[Any]] = {}
+    other_way_round: list[str] = []
 
-        # --- What the model says ---
-        outputs = torch.cat([some for _, some in outputs_of(network.to(device), images, device, ALONE)])
+    step = PIECES * rows_at_a_time(model.data)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tqdm(total=len(files), desc="predicting", unit=" images", disable=None) as bar,
+    ):
+        for some in (files[first : first + step] for first in range(0, len(files), step)):
+            # --- From files to pixels ---
+            images = unseen.read(some, model.data, Path(folder) / "pixels", bar)
+            images = replace(images, inverted=options.invert)
+
+            # --- What the model says ---
+            outputs = torch.cat([few for _, few in outputs_of(network, images, device, ALONE)])
+            for name, values in told(some, images, outputs, model.data, options).items():
+                said.setdefault(name, []).extend(values)
+            other_way_round += [printable(some[row]) for row in np.flatnonzero(images.other_way_round)]
+            problems += [f"{printable(some[row])}: {why}" for row, why in images.unreadable.items()]
 
     # --- For people, and for other programs ---
-    inverted = images.other_way_round & options.invert
-    said = ranked(outputs, model.data.classes, options.top_k) if model.data.classes else quantities(outputs, model.data)
-    columns = {"image": list(map(str, files)), "inverted": ["yes" if its else "no" for its in inverted], **said}
-    readable = [row for row in range(len(files)) if row not in images.unreadable]
-    columns = {name: [values[row] for row in readable] for name, values in columns.items()}
-    if readable:
-        show(columns)
-    if options.csv:
-        write_table(options.csv, columns, decimals=6 if model.data.classes else None)
-    tell_of_backgrounds(files, images)
-    for row, why in images.unreadable.items():
-        print(f"predict: error: {files[row]}: {why}", file=sys.stderr)
-    if images.unreadable:
+    if said:
+        print(f"{options.model}: {model.architecture.model}, trained on {model.data.dataset}")
+        show(said)
+        if options.csv:
+            write_table(options.csv, said, decimals=6 if model.data.classes else None)
+    if other_way_round:
+        tell_of_backgrounds(other_way_round, len(said["image"]), model.data, inverted=options.invert)
+    if options.invert and unseen.on_light(model.data) is None:
+        print(
+            "predict: nothing inverted: the training images are neither dark on light nor light on dark",
+            file=sys.stderr,
+        )
+    for problem in problems:
+        print(f"predict: error: {problem}", file=sys.stderr)
+    if problems:
         sys.exit(1)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every command here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; -h tells more")
 
 
 def parsed() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m stages.predict", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m stages.predict", description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=named, metavar="FILE|FOLDER", help="images, or folders of images")
-    parser.add_argument("--model", type=Path, default=model_file.MODEL, help="weights, their description beside them")
-    parser.add_argument("--csv", type=Path, help="a file for all of it")
+    parser.add_argument("--model", type=weights, default=model_file.MODEL, help="weights, described beside them")
+    parser.add_argument("--csv", type=table, help="a file for all of it")
     parser.add_argument("--top-k", type=positive, default=3, help="classes to tell, the most probable ones (3)")
     parser.add_argument("--invert", action="store_true", help="turn images round that are dark on light (or opposite)")
     return parser.parse_args()
@@ -82,11 +106,55 @@ def named(text: str) -> Path:
     return Path(text)
 
 
+def weights(text: str) -> Path:
+    """A path of weights as train writes them."""
+    path = Path(text)
+    if path.suffix != model_file.MODEL.suffix or not path.is_file():
+        what = "which is not there" if path.suffix == model_file.MODEL.suffix else "no file of weights"
+        raise argparse.ArgumentTypeError(f"found {text or 'nothing'}, {what}; expected such as {model_file.MODEL}")
+    return path
+
+
+def table(text: str) -> Path:
+    """A path that may be replaced by a table: not an image or a device, by mistake."""
+    if Path(text).suffix.lower() != ".csv":
+        raise argparse.ArgumentTypeError(f"found {text or 'nothing'}, expected a name that ends in .csv")
+    return Path(text)
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    if not text.isdecimal() or not int(text):
+    if not (text.isascii() and text.isdecimal()) or not int(text):
         raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of at least 1")
     return int(text)
+
+
+def listed(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The image files at these paths, and what is wrong with a path."""
+    files: list[Path] = []
+    problems = []
+    for path in paths:
+        try:
+            files += unseen.files_of(path)
+        except (ValueError, OSError) as error:
+            problems.append(f"{printable(path)}: {reason(error)}")
+    return files, problems
+
+
+def told(
+    files: Sequence[Path], images: unseen.Unseen, outputs: Tensor, data: DataDescription, options: argparse.Namespace
+) -> dict[str, list[Any]]:
+    """What is told of each image that could be read, by columns; of what the model says (N, outputs) float64."""
+    inverted = ["yes" if its else "no" for its in images.other_way_round & options.invert]
+    said = ranked(outputs, data.classes, options.top_k) if data.classes else quantities(outputs, data)
+    every = {"image": list(map(printable, files)), "inverted": inverted, **said}
+    read = [row for row in range(len(files)) if row not in images.unreadable]
+    return {name: [cells[row] for row in read] for name, cells in every.items()}
+
+
+def printable(path: Path) -> str:
+    """A path in one line of UTF-8, whatever its name holds."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(path))
 
 
 def ranked(logits: Tensor, classes: Sequence[str], most: int) -> dict[str, list[Any]]:
@@ -129,16 +197,13 @@ def show(columns: dict[str, list[Any]]) -> None:
         print(f"and {more:,} more; --csv FILE writes them all")
 
 
-def tell_of_backgrounds(files: Sequence[Path], images: unseen.Unseen) -> None:
+def tell_of_backgrounds(found: Sequence[str], number: int, data: DataDescription, *, inverted: bool) -> None:
     """Say which images are dark on light although the training images are not (or opposite), and what was done."""
-    found = np.flatnonzero(images.other_way_round)
-    if not len(found):
-        return
     theirs, trained = "dark on light", "light on dark"
-    if float(np.mean(images.description.mean)) > 0.5:
+    if unseen.on_light(data):
         theirs, trained = trained, theirs
-    what = f"{len(found):,} of {len(files):,} images, such as {files[found[0]]}"
-    if images.inverted:
+    what = f"{len(found):,} of {number:,} images, such as {found[0]}"
+    if inverted:
         print(f"predict: inverted {what}: {theirs}, and the training images are {trained}", file=sys.stderr)
     else:
         print(
@@ -149,4 +214,4 @@ def tell_of_backgrounds(files: Sequence[Path], images: unseen.Unseen) -> None:
 
 
 if __name__ == "__main__":
-    run(main, alone=False)
+    run(main, alone=False, arguments=True)

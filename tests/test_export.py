@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 from pathlib import Path
 
@@ -136,6 +137,8 @@ def test_a_regression_gives_its_quantities_in_their_own_units(tmp_path: Path) ->
     assert found[Path("right")]["max_difference"] < 1e-5
     assert found[Path("wrong")]["max_difference"] == pytest.approx(0.5, abs=1e-5), "in standard deviations"
     assert found[Path("right")]["r2"] != found[Path("wrong")]["r2"]
+    found = export.checked(network, {Path("nothing"): lambda some: runner(some) * float("nan")}, split)
+    assert math.isnan(found[Path("nothing")]["max_difference"])
 
 
 class Sharper(nn.Module):

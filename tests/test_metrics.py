@@ -49,6 +49,12 @@ def test_the_intervals_of_a_regression_hold_the_truth_in_19_of_20_samples() -> N
     assert all(0.92 < times / 400 < 0.98 for times in held.values()), held
 
 
+def test_a_regression_of_a_constant_has_no_r2() -> None:
+    found = metrics.regression_intervals(np.full(200, 0.3), np.random.default_rng(0).normal(size=200))
+    assert np.isnan(found["r2"]).all()
+    assert np.isfinite([*found["mae"], *found["rmse"]]).all()
+
+
 def test_macro_f1_of_a_class_never_predicted() -> None:
     assert macro_f1(np.array([0, 0, 1]), np.array([0, 0, 0]), 2) == pytest.approx((0.8 + 0) / 2)
 

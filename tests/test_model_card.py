@@ -75,6 +75,10 @@ def test_it_tells_what_the_reports_tell(reproduced: Project) -> None:
     assert mistakes[1] == [str(index), actual, f"{predicted} ({confidence:.1%})"]
     description = json.loads((reproduced.root / model_file.MODEL.with_suffix(".json")).read_text())
     assert card.count(description["weights_sha256"]) == 2
+    assert (
+        "1,000 images of `mnist-5k`, the test split (0.2 of all images, drawn by split_seed 0, each class by itself; 0 "
+        "of the training images are in it too, pixel for pixel)"
+    ) in card
     told = {
         cells[0].strip("`"): json.loads(cells[1].strip("`")) for cells in table(card, "Parameters of the training")[1:]
     }
@@ -99,14 +103,16 @@ def test_the_committed_card_is_of_the_committed_model(project: Project) -> None:
 
 def test_a_report_tells_of_a_card_of_another_model(project: Project) -> None:
     """It finds that out from what is in git."""
-    md5 = hashlib.md5((project.root / "models/model.json").read_bytes()).hexdigest()
     told = "`reports/model_card.md` is of another model. `make card` writes it anew"
     report = ("python", "-m", "experiments.report", "HEAD")
     project.stage("card")
     assert "model_card" not in project.run(*report).stdout
     card = (project.root / CARD).read_text()
-    (project.root / CARD).write_text(card.replace(md5, "0" * 32))
-    assert told in project.run(*report).stdout
+    for path in ("models/model.json", "reports/calibration.csv"):
+        md5 = hashlib.md5((project.root / path).read_bytes()).hexdigest()
+        assert card.count(md5) == 1
+        (project.root / CARD).write_text(card.replace(md5, "0" * 32))
+        assert told in project.run(*report).stdout
     (project.root / CARD).unlink()
     assert "model_card" not in project.run(*report).stdout
 
@@ -137,14 +143,14 @@ def test_many_classes_and_one_without_images() -> None:
     logits = torch.nn.functional.one_hot(targets, 25).double() * 4
     logits[targets == 7] = logits[targets == 8][0]
     found = classification.judge([(slice(None), logits)], targets, np.arange(480), data, bins=5, most=2)
-    card = model_card.written(described(data), 3, "0a1b", found)
+    card = model_card.written(described(data), 3, {}, found)
     rows = table(card.replace("\\|", "/"), "By class")
     assert len(rows) == 21
     assert rows[1][:4] == ["c7/", "20", "0.0%", "0.0% to 16.1%"]
     assert "The 20 of 25 that are found least" in card
     assert table(card.replace("\\|", "/"), "Confusion")[1] == ["c7/ taken for c8/", "20"]
     assert "It finds c7| least: 0.0% of 20 images." in card
-    assert "Of 25 class(es) there are fewer than 30 test images" in card
+    assert "- Classes with fewer than 30 test images, too few to judge by: 25 (c0|, c1|, " in card
     assert '| `activation` | `"tanh\\|relu"` |' in card
     assert {cells[0].split(":")[0] for cells in table(card, "Metrics")} >= {"top_5_accuracy"}
     low, high = model_card.intervals(found, data)["top_5_accuracy"]
@@ -156,10 +162,22 @@ def test_no_mistake_at_all() -> None:
     targets = torch.arange(10) % 2
     logits = torch.nn.functional.one_hot(targets, 2).double() * 9
     found = classification.judge([(slice(None), logits)], targets, np.arange(10), data, bins=5, most=2)
-    card = model_card.written(described(data), 3, "0a1b", found)
-    assert "None to show." in card
+    card = model_card.written(described(data), 3, {}, found)
+    assert "None is shown: there is none" in card
     assert "mistakes.png" not in card
     assert "nan" not in card
+    assert "least" not in card
+    assert table(card, "Metrics")[3][1:] == ["1", ""], "no interval is to be had of macro F1"
+
+
+def test_names_that_markdown_would_take_for_its_own() -> None:
+    data = DataDescription(dataset="odd", classes=["*a*", "<b>", "c_d`"], shape=(1, 4, 4), mean=[0.5], std=[1.0])
+    targets = torch.arange(30) % 3
+    logits = torch.nn.functional.one_hot((targets + 1) % 3, 3).double()
+    found = classification.judge([(slice(None), logits)], targets, np.arange(30), data, bins=5, most=2)
+    card = model_card.written(described(data), 3, {}, found)
+    assert r"apart on images like those of `odd`: \*a\*, \<b\>, c\_d\`." in card
+    assert table(card, "By class")[2][0] == r"\<b\>"
 
 
 def test_a_regression() -> None:
@@ -169,11 +187,12 @@ def test_a_regression() -> None:
     targets = torch.from_numpy(random.normal([10, 0], [2, 1], (200, 2)))
     outputs = (targets - torch.tensor([10, 0])) / torch.tensor([2, 1]) + 0.1
     found = regression.judge([(slice(None), outputs)], targets, np.arange(200), data, most=2)
-    card = model_card.written(described(data), 3, "0a1b", found)
+    card = model_card.written(described(data), 3, {}, found)
     told = {cells[0].split(":")[0]: cells[1:] for cells in table(card, "Metrics")[1:]}
     assert set(told) == {"r2", "angle mae", "angle rmse", "angle r2", "size mae", "size rmse", "size r2"}
     assert told["angle mae"] == ["0.2", "0.2 to 0.2"]
     assert len(table(card, "Largest errors")) == 3
-    assert "To predict angle, size from images" in card
+    assert "To predict `angle`, `size` from images" in card
+    assert sum(int(cells[1]) for cells in table(card, "Errors")[1:]) == 400
     for heading in ("Confusion", "Calibration", "By class"):
         assert f"### {heading}" not in card

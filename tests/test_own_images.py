@@ -13,6 +13,7 @@ from PIL import Image
 
 from stages import download, normalize
 from stages.lib import shards, sources
+from stages.lib.description import DataDescription
 from stages.lib.pixels import decode
 from stages.lib.stage import UserError
 from tests.conftest import Project
@@ -58,6 +59,11 @@ def splits() -> tuple[list[str], dict[str, tuple[np.ndarray, np.ndarray, np.ndar
         name: (split.images(0, len(split)), split.labels("targets"), split.labels("index"))
         for name, split in stored.items()
     }
+
+
+def described() -> DataDescription:
+    """What the data say of themselves."""
+    return shards.read(normalize.NORMALIZED / "train").description
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -228,11 +234,14 @@ def test_duplicates_are_counted_and_dropped_on_request(folder: Path, capsys: pyt
     Image.open(root / "train/blue/05.png").save(root / "val/blue/same pixels.bmp")
     run()
     assert "duplicates: of the training images 1 also in val, 3 also in test\n" in capsys.readouterr().out
+    assert described().duplicates == {"val": 1, "test": 3}
     assert len(splits()[1]["train"][0]) == 36
     run(drop_duplicates="true")
     assert "1 also in val, 3 also in test; dropped\n" in capsys.readouterr().out
     found = splits()[1]
     assert [len(found[name][0]) for name in ("train", "val", "test")] == [32, 37, 39]
+    assert described().duplicates == {"val": 0, "test": 0}
+    assert described().origin == {"val": "the source's own", "test": "the source's own"}
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -1,7 +1,9 @@
 """Predictions of images that no stage has seen, by the real command."""
 
 import json
+import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +13,14 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
-from stages.lib import model_file, shards, tensors, unseen
+from stages import predict as predict_stage
+from stages.lib import inference, model_file, shards, tensors, unseen
 from stages.lib.description import DataDescription, Quantity
 from stages.lib.inference import outputs_of
 from stages.lib.processes import ALONE
+from stages.lib.stage import UserError
 from tests.conftest import Project
 
 GREY = DataDescription(dataset="made up", classes=["a", "b"], shape=(1, 8, 8), mean=[0.1], std=[0.3])
@@ -50,7 +55,9 @@ def predict(project: Project, *arguments: str, fails: bool = False) -> tuple[lis
     command = ["python", "-W", "error", "-m", "stages.predict", *arguments, "--csv", "out.csv"]
     done = project.run(*command, fails=fails)
     table = pd.read_csv(project.root / "out.csv", dtype=str, keep_default_na=False)
-    return done.stdout.splitlines(), done.stderr.splitlines(), table
+    first, *shown = done.stdout.splitlines()
+    assert first == "models/model.safetensors: mlp, trained on mnist-5k"
+    return shown, done.stderr.splitlines(), table
 
 
 def test_the_test_split_as_files_has_the_predictions_of_evaluate(project: Project) -> None:
@@ -77,9 +84,9 @@ def test_the_test_split_as_files_has_the_predictions_of_evaluate(project: Projec
     device = torch.device("cpu")
     logits = torch.cat([some for _, some in outputs_of(network, split, device, ALONE)])
     files = unseen.files_of(folder)
-    pixels = unseen.read(files, description.data, project.root / "pixels")
+    pixels = unseen.read(files, description.data, project.root / "pixels", tqdm(disable=True))
     assert torch.equal(torch.cat([some for _, some in outputs_of(network, pixels, device, ALONE)]), logits)
-    one = unseen.read(files[700:701], description.data, project.root / "pixels")
+    one = unseen.read(files[700:701], description.data, project.root / "pixels", tqdm(disable=True))
     torch.testing.assert_close(next(outputs_of(network, one, device, ALONE))[1], logits[700:701], atol=1e-5, rtol=1e-5)
 
 
@@ -124,6 +131,64 @@ def test_a_broken_image_is_a_line_and_the_others_go_on(project: Project) -> None
         ["predict", " error", " none.png"],
     ]
     assert said[1].endswith("No such file or directory")
+
+
+def test_whatever_a_file_is_called(project: Project) -> None:
+    names = [b"a\xff.png", b"b\nc.png", "d\u00e9 \u4e03.png".encode()]
+    folder = os.fsencode(project.root / "odd")
+    os.mkdir(folder)
+    Image.new("L", (28, 28)).save(project.root / "plain.png")
+    for name in names:
+        shutil.copy(os.fsencode(project.root / "plain.png"), os.path.join(folder, name))
+    Path(os.fsdecode(os.path.join(folder, b"broken\xff.png"))).write_bytes(b"no image")
+    shown, said, table = predict(project, "odd", fails=True)
+    assert table["image"].tolist() == ["odd/a\\udcff.png", "odd/b\\nc.png", "odd/d\u00e9 \u4e03.png"]
+    assert len(shown) == 4
+    assert said == ["predict: error: odd/broken\\udcff.png: no image of a format that Pillow knows"]
+
+
+def test_a_folder_without_images_does_not_keep_the_others_back(project: Project) -> None:
+    (project.root / "empty").mkdir()
+    Image.new("L", (28, 28)).save(project.root / "plain.png")
+    _, said, table = predict(project, "empty", "plain.png", fails=True)
+    assert table["image"].tolist() == ["plain.png"]
+    assert said == ["predict: error: empty: holds no image, 0 other file(s); expected such as 7.png in it"]
+
+
+def test_progress_is_shown_on_a_terminal_alone(reproduced: Project, folder: Path) -> None:
+    (folder / "images").mkdir()
+    for row in range(70):
+        Image.new("L", (28, 28), row).save(folder / f"images/{row:02}.png")
+    command = ["python", "-m", "stages.predict", str(folder / "images")]
+    assert "predicting" not in reproduced.run(*command).stderr
+    done = reproduced.run("script", "--quiet", "--command", "stty rows 30 cols 100; " + " ".join(command), "/dev/null")
+    assert "predicting: 100%" in done.stdout
+
+
+@pytest.mark.parametrize("pieces", [1, 16])
+def test_in_pieces_as_in_one(
+    model: Callable[[DataDescription], str], folder: Path, monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    """A file of colour changes nothing for those that are decoded together with it."""
+    random = np.random.default_rng(0)
+    for row in range(20):
+        pixels = random.integers(0, 256, (8, 8, 3) if row == 7 else (8, 8), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{row:02}.png")
+    (folder / "03.png").write_bytes(b"no image")
+    monkeypatch.setattr(inference, "MOST_ROWS", 3)
+    monkeypatch.setattr(predict_stage, "PIECES", pieces)
+    command = ["predict", *(f"{row:02}.png" for row in range(20)), "--model", model(GREY), "--csv", f"{pieces}.csv"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        predict_stage.main()
+    found = pd.read_csv(f"{pieces}.csv")
+    assert found["image"].tolist() == [f"{row:02}.png" for row in range(20) if row != 3]
+    network, _ = model_file.load(Path(model(GREY)))
+    for row, confidence in zip(found.index, found["confidence"], strict=True):
+        image = torch.from_numpy(np.array(Image.open(found["image"][row]).convert("L")))[None, None]
+        with torch.inference_mode():
+            expected = network(tensors.Standardize(GREY)(image)).softmax(1).max()
+        assert confidence == pytest.approx(float(expected), abs=2e-6)
 
 
 def test_dark_on_light_is_told_and_turned_round_if_asked(project: Project) -> None:
@@ -186,11 +251,12 @@ def test_a_model_elsewhere_of_colour_and_of_numbers(
             "--top-k",
             "1",
             "--csv",
-            str(folder / "o"),
+            str(folder / "o.csv"),
         ]
         shown = reproduced.run("python", "-W", "error", "-m", "stages." + command[0], *command[1:]).stdout.splitlines()
+        assert shown.pop(0).endswith("other.safetensors: mlp, trained on made up")
         assert shown[0].split() == head
-        table = pd.read_csv(folder / "o")
+        table = pd.read_csv(folder / "o.csv")
         standardized = torch.full((1, *data.shape), 77 / 255).sub(data.mean[0]).div(data.std[0])
         with torch.inference_mode():
             outputs = network(standardized)[0].double()
@@ -201,6 +267,31 @@ def test_a_model_elsewhere_of_colour_and_of_numbers(
             assert table["predicted_size"][0] == pytest.approx(float(outputs[1]), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["x.png", "--model", "nowhere/model.safetensors"],
+            "argument --model: found nowhere/model.safetensors, which is",
+        ),
+        (
+            ["x.png", "--model", "model.json"],
+            "argument --model: found model.json, no file of weights; expected such as",
+        ),
+        (["x.png", "--csv", "x.png"], "argument --csv: found x.png, expected a name that ends in .csv"),
+        ([""], "argument FILE|FOLDER: found nothing, expected an image or a folder of images: IMAGES=path"),
+        ([], "the following arguments are required: FILE|FOLDER"),
+        (["x.png", "--top-k", "0"], "argument --top-k: found 0, expected a whole number of at least 1"),
+        (["x.png", "--top-k", "\u00b2"], "argument --top-k: found \u00b2, expected a whole number of at least 1"),
+        (["x.png", "--inverse"], "unrecognized arguments: --inverse"),
+    ],
+)
+def test_a_command_line_that_is_refused(monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["predict", *arguments])
+    with pytest.raises(UserError, match=re.escape(line)):
+        predict_stage.parsed()
+
+
 def test_what_is_refused_in_one_line(
     reproduced: Project, model: Callable[[DataDescription], str], folder: Path
 ) -> None:
@@ -209,17 +300,28 @@ def test_what_is_refused_in_one_line(
     (folder / ".hidden.png").write_text("no image to a user")
     path = model(GREY)
     for arguments, line in [
-        ([str(folder)], f"predict: error: {folder}: holds no image, 6 other file(s)"),
-        (["x.png", "--model", "nowhere/model.safetensors"], "predict: error: nowhere/model.json: No such file or dire"),
-        ([""], "argument FILE|FOLDER: found nothing, expected an image or a folder of images: IMAGES=path"),
-        (["x.png", "--top-k", "0"], "argument --top-k: found 0, expected a whole number of at least 1"),
+        ([str(folder)], f"{folder}: holds no image, 6 other file(s); expected such as 7.png in it"),
+        (["/dev/null"], "/dev/null: neither a file nor a folder"),
+        (["x.png", "--top-k", "no"], "argument --top-k: found no, expected a whole number of at least 1"),
     ]:
         done = reproduced.run("python", "-m", "stages.predict", *arguments, fails=True)
-        assert line in done.stderr.splitlines()[-1]
-        assert "Traceback" not in done.stderr
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"predict: error: {line}")
+        assert done.stderr.count("\n") == 1
     content = json.loads(Path(path).with_suffix(".json").read_text())
     Path(path).with_suffix(".json").write_text(json.dumps(content | {"threads": 2}))
     assert "damaged" in reproduced.run("python", "-m", "stages.predict", "x", "--model", path, fails=True).stderr
+
+
+def test_invert_where_no_background_is_known(
+    model: Callable[[DataDescription], str], reproduced: Project, folder: Path
+) -> None:
+    Image.new("L", (8, 8), 255).save(folder / "plain.png")
+    path = model(COLOUR)
+    done = reproduced.run("python", "-m", "stages.predict", str(folder / "plain.png"), "--model", path, "--invert")
+    assert done.stderr == (
+        "predict: nothing inverted: the training images are neither dark on light nor light on dark\n"
+    )
 
 
 def test_two_at_once_and_nothing_left_behind(project: Project) -> None:
@@ -237,6 +339,7 @@ def test_make_predict(project: Project) -> None:
     own = ["INSTALLED=installed", f"BIN={Path(sys.executable).parent}"]
     done = project.run("make", "predict", *own, "IMAGES=a digit.png", "INVERT=yes")
     assert "a digit.png (inverted)" in done.stdout
+    assert "a digit.png  " in project.run("make", "predict", *own, "IMAGES=a digit.png", "INVERT=no").stdout
 
 
 def test_the_digits_of_the_readme(reproduced: Project) -> None:

@@ -36,12 +36,10 @@ def judge(
     """
     actual = targets.numpy()
     predicted, confidence = np.empty_like(actual), np.empty(len(actual))
-    loss_sum, among_best = 0.0, 0
-    losses = np.empty(len(actual))
+    losses, among_best = np.empty(len(actual)), 0
     for rows, logits in outputs:
         probabilities = logits.softmax(1).numpy()
         predicted[rows], confidence[rows] = probabilities.argmax(1), probabilities.max(1)
-        loss_sum += float(cross_entropy(logits, targets[rows], reduction="sum"))
         losses[rows] = cross_entropy(logits, targets[rows], reduction="none").numpy()
         among_best += metrics.among_best(probabilities, actual[rows], 5)
     correct = actual == predicted
@@ -51,7 +49,7 @@ def judge(
         "accuracy": float(correct.mean()),
         "accuracy_low": low,
         "accuracy_high": high,
-        "loss": loss_sum / len(correct),
+        "loss": float(losses.mean()),
         "macro_f1": metrics.macro_f1(actual, predicted, len(data.classes)),
         "calibration_error": metrics.calibration_error(calibration),
         "rows": len(correct),

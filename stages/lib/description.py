@@ -18,7 +18,7 @@ class Quantity(_Strict):
 
 
 class DataDescription(_Strict):
-    """Stands in statistics.json, inside every tensor file and in model.json: enough to make sense of their numbers."""
+    """Stands in the split.json of every split and in model.json: enough to make sense of their numbers."""
 
     dataset: str
     classes: list[str]  # names, in the order of the class numbers; of a regression, none
@@ -26,6 +26,8 @@ class DataDescription(_Strict):
     mean: list[float]  # per channel, of training pixels scaled to 0..1
     std: list[float]
     quantities: list[Quantity] = []  # what a regression predicts; of a classification, none
+    origin: dict[str, str] = {}  # how val and test came about, in words
+    duplicates: dict[str, int] = {}  # training images that are also in val, and in test, pixel for pixel
 
     @property
     def pixels(self) -> int:

@@ -13,10 +13,11 @@ Runner = Callable[[Tensor], Tensor]  # what a model does, whatever runs it: imag
 
 def end_to_end(network: nn.Module, data: DataDescription) -> nn.Module:
     """A network that takes images (B, C, H, W) uint8 and gives probabilities of the classes, or quantities in their
-    own units: (B, outputs) float32; in evaluation mode.
+    own units: (B, outputs) float32; in evaluation mode, and without
+    gradients.
     """
     last = nn.Softmax(1) if data.classes else InOwnUnits(data)
-    return nn.Sequential(Standardize(data), network, last).eval()
+    return nn.Sequential(Standardize(data), network, last).eval().requires_grad_(False)
 
 
 def output_name(data: DataDescription) -> str:

@@ -7,9 +7,11 @@ source lines that torch writes into both formats are left out.
 
 import io
 import json
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -41,15 +43,15 @@ def program_of(model: nn.Module, data: DataDescription) -> ExportedProgram:
     return program
 
 
-def save_pt2(program: ExportedProgram, path: Path, about: Mapping[str, str]) -> None:
+def save_pt2(program: ExportedProgram, path: Path, about: Mapping[str, Any]) -> None:
     """Write torch.export's format, with what the model knows of itself as an extra file, about.json."""
     content = io.BytesIO()  # a path would be written into the file
     torch.export.save(program, content, extra_files={"about.json": json.dumps(about, indent=2)})
     path.write_bytes(content.getvalue())
 
 
-def save_onnx(program: ExportedProgram, path: Path, data: DataDescription, about: Mapping[str, str]) -> None:
-    """Write ONNX, with what the model knows of itself as its metadata."""
+def save_onnx(program: ExportedProgram, path: Path, data: DataDescription, about: Mapping[str, Any]) -> None:
+    """Write ONNX, with what the model knows of itself as its metadata: texts, and lists as JSON."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)  # torch's, of torch
         exported = torch.onnx.export(
@@ -65,7 +67,8 @@ def save_onnx(program: ExportedProgram, path: Path, data: DataDescription, about
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]
-    onnx.helper.set_model_props(model, dict(about))
+    texts = {name: what if isinstance(what, str) else json.dumps(what) for name, what in about.items()}
+    onnx.helper.set_model_props(model, texts)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
@@ -84,19 +87,20 @@ def save_quantized(path: Path, source: Path, images: np.ndarray) -> None:
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(batches, None)
 
-    inferred = path.with_suffix(".inferred")
-    quantization.quant_pre_process(source, inferred, skip_symbolic_shape=True)  # of which torch has done more
-    quantization.quantize_static(
-        inferred,
-        path,
-        Reader(),
-        op_types_to_quantize=QUANTIZED,
-        per_channel=True,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-        extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
-    )
-    inferred.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        inferred = Path(folder) / "inferred.onnx"
+        quantization.quant_pre_process(source, inferred, skip_symbolic_shape=True)  # of which torch has done more
+        quantization.quantize_static(
+            inferred,
+            path,
+            Reader(),
+            op_types_to_quantize=QUANTIZED,
+            per_channel=True,
+            reduce_range=True,  # of weights to 7 bits: products of 8 overflow on processors without VNNI
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+        )
 
 
 def load_pt2(path: Path) -> Runner:
@@ -119,8 +123,8 @@ def load_onnx(path: Path) -> Runner:
     return run
 
 
-def about(model: ModelDescription) -> dict[str, str]:
-    """What the model knows of itself, as texts."""
+def about(model: ModelDescription) -> dict[str, Any]:
+    """What the model knows of itself, for who has nothing but the file."""
     data = model.data
     return {
         "version": model.versions.project,
@@ -129,6 +133,6 @@ def about(model: ModelDescription) -> dict[str, str]:
         "weights_sha256": model.weights_sha256,
         "input": f"images: uint8 (batch, {', '.join(map(str, data.shape))}), pixels of 0 to 255",
         "output": f"{output_name(data)}: float32 (batch, {data.outputs})",
-        **({"classes": json.dumps(data.classes)} if data.classes else {}),
-        **({"quantities": json.dumps([its.name for its in data.quantities])} if data.quantities else {}),
+        **({"classes": data.classes} if data.classes else {}),
+        **({"quantities": [its.name for its in data.quantities]} if data.quantities else {}),
     }

@@ -26,6 +26,11 @@ class Rows(Protocol):
         """The images of rows `first` to before `last`: (n, C, H, W), bytes or standardized."""
 
 
+def rows_at_a_time(description: DataDescription) -> int:
+    """How many images the network is given together."""
+    return max(1, min(MOST_ROWS, MOST_PIXELS // description.pixels))
+
+
 @torch.inference_mode()
 def outputs_of(network: nn.Module, split: Rows, device: torch.device, group: Group) -> Iterator[tuple[slice, Tensor]]:
     """Logits, or standardized quantities, of all rows in their order, dropout off.
@@ -37,7 +42,7 @@ def outputs_of(network: nn.Module, split: Rows, device: torch.device, group: Gro
     """
     network.eval()
     standardize = Standardize(split.description).to(device)
-    rows = max(1, min(MOST_ROWS, MOST_PIXELS // split.description.pixels))
+    rows = rows_at_a_time(split.description)
     pieces = [slice(first, min(first + rows, len(split))) for first in range(0, len(split), rows)]
     for turn in range(0, len(pieces), group.size):
         outputs = torch.empty(0)

@@ -144,7 +144,7 @@ def regression_intervals(actual: np.ndarray, predicted: np.ndarray) -> dict[str,
     square, spread = (predicted - actual) ** 2, (actual - actual.mean()) ** 2
     low, high = mean_interval(square)
     r2 = (math.nan, math.nan)
-    if spread.any():
+    if actual.min() != actual.max():
         ratio = square.mean() / spread.mean()
         r2 = mean_interval(1 - ratio - (square - ratio * spread) / spread.mean())
     return {"mae": mean_interval(np.sqrt(square)), "rmse": (math.sqrt(max(0, low)), math.sqrt(high)), "r2": r2}

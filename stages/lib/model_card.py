@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from stages.lib import metrics
+from stages.lib.datasets import DATASETS, Own
 from stages.lib.description import DataDescription
 from stages.lib.judgement import Judgement, Table
-from stages.lib.markdown import row, table_of
+from stages.lib.markdown import plain, row, table_of
 from stages.lib.model_file import ModelDescription
 from stages.lib.networks import NETWORKS
 
@@ -34,13 +35,13 @@ MEANING = {
 TOLD_ELSEWHERE = {"accuracy_low", "accuracy_high", "rows"}
 
 
-def written(model: ModelDescription, weights: int, md5: str, found: Judgement) -> str:
+def written(model: ModelDescription, weights: int, made_of: dict[str, str], found: Judgement) -> str:
     """The card, in Markdown.
 
     Args:
         model: its description of itself.
         weights: how many numbers it learned.
-        md5: of the description, hex, by which dvc.lock knows the model.
+        made_of: the files that it tells of, and their md5, hex, by which dvc.lock knows them.
         found: how it does on the test split.
     """
     data = model.data
@@ -63,18 +64,19 @@ def written(model: ModelDescription, weights: int, md5: str, found: Judgement) -
         "Intervals are of 95 %, for the chance of which test images were drawn; another `seed` of the training would "
         f"give another model. {HOW_OF_CLASSES if data.classes else HOW_OF_QUANTITIES}",
         "## Evaluation data",
-        f"{found.figures['rows']:,} images of `{data.dataset}`, the test split: never seen by the training, and not "
-        "used to choose the epoch. `reports/predictions.csv` names the row of the source of each.",
+        f"{found.figures['rows']:,} images of `{data.dataset}`, the test split{came_about(data, 'test')}. They chose "
+        "neither the weights nor the epoch. `reports/predictions.csv` names the row of the source of each.",
         "## Training data",
-        f"{model.images['train']:,} images of `{data.dataset}` to learn from, and {model.images['val']:,} others, val, "
-        f"to choose the epoch. Per channel, pixels between 0 and 1 have mean {numbers(data.mean)} and standard "
-        f"deviation {numbers(data.std)}, counted on the training images alone.",
+        f"{model.images['train']:,} images of `{data.dataset}` to learn from, and {model.images['val']:,} others, val"
+        f"{came_about(data, 'val')}, to choose the epoch.",
+        f"Per channel, pixels between 0 and 1 have mean {numbers(data.mean)} and standard deviation "
+        f"{numbers(data.std)}, counted on the training images alone.",
         *(
             f"`{quantity.name}` has mean {number(quantity.mean)} and standard deviation {number(quantity.std)}."
             for quantity in data.quantities
         ),
         "## Quantitative analyses",
-        *(of_classes(found) if data.classes else []),
+        *(of_classes(found) if data.classes else of_quantities(found)),
         *worst(found, "Most confident mistakes" if data.classes else "Largest errors"),
         "## Ethical considerations",
         "The run knows pixels and targets. Whether people are shown or concerned, whether they agreed, and what a "
@@ -82,13 +84,23 @@ def written(model: ModelDescription, weights: int, md5: str, found: Judgement) -
         "## Caveats and recommendations",
         "\n".join(f"- {caveat}" for caveat in caveats(model, found)),
         "## How to reproduce",
-        "In a clone, at the commit that brought this file:",
+        "In a clone, at the commit that brought this file:"
+        if not isinstance(DATASETS.get(data.dataset), Own)
+        else "In a clone, at the commit that brought this file, with the data where `source` in params.yaml says "
+        "(`dvc.lock` has their md5):",
         "```console\n$ git checkout $(git log -1 --format=%H -- reports/model_card.md)\n$ make repro\n```",
         f"The weights then have the sha256 `{model.weights_sha256}` on processors of the same family; on others the "
-        "last bits may differ. `dvc.lock`, which has the md5 of every file on the way, knows this model by that of "
-        f"`models/model.json`: `{md5}`.",
+        "last bits may differ. `dvc.lock` has the md5 of every file on the way; this card tells of these:",
+        pairs({f"`{path}`": f"`{md5}`" for path, md5 in made_of.items()}, "file", "md5"),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def came_about(data: DataDescription, split: str) -> str:
+    """Where a split is from, and how many training images are in it as well."""
+    if split not in data.origin:
+        return ""
+    return f" ({data.origin[split]}; {data.duplicates[split]:,} of the training images are in it too, pixel for pixel)"
 
 
 def use_of_classes(data: DataDescription) -> list[str]:
@@ -96,7 +108,8 @@ def use_of_classes(data: DataDescription) -> list[str]:
     more = f", and {len(data.classes) - MOST_CLASSES:,} more" if len(data.classes) > MOST_CLASSES else ""
     return [
         f"To tell {len(data.classes):,} classes apart on images like those of `{data.dataset}`: "
-        f"{', '.join(data.classes[:MOST_CLASSES])}{more}. What else it might serve for, nobody has told the run.",
+        f"{', '.join(map(plain, data.classes[:MOST_CLASSES]))}{more}. What else it might serve for, nobody has told "
+        "the run.",
         "Not for images of anything else: they are given one of these classes as well, perhaps with high confidence.",
     ]
 
@@ -104,7 +117,7 @@ def use_of_classes(data: DataDescription) -> list[str]:
 def use_of_quantities(data: DataDescription) -> list[str]:
     """What a regression is for."""
     return [
-        f"To predict {', '.join(quantity.name for quantity in data.quantities)} from images like those of "
+        f"To predict {', '.join(f'`{quantity.name}`' for quantity in data.quantities)} from images like those of "
         f"`{data.dataset}`. What else it might serve for, nobody has told the run.",
         "Not for images of anything else: they are given a number as well.",
     ]
@@ -120,20 +133,25 @@ HOW_OF_QUANTITIES = "They are the normal distribution's, of the absolute and of 
 def details(model: ModelDescription, weights: int) -> str:
     """What it is, as a table."""
     network = model.architecture
-    layers = (
-        f"hidden layers `{json.dumps(network.hidden)}`, activation `{json.dumps(network.activation)}`, dropout "
-        f"`{network.dropout}`"
-    )
+    layers = "of torchvision"
+    if network.model in NETWORKS:
+        what = " ".join((NETWORKS[network.model].__doc__ or "").split("\n\n")[0].split())
+        layers = (
+            f"hidden layers `{json.dumps(network.hidden)}`, activation `{json.dumps(network.activation)}`, dropout "
+            f"`{network.dropout}`. {what}"
+        )
     shape = " x ".join(map(str, model.data.shape))
     return pairs(
         {
-            "network": f"`{network.model}`, {layers if network.model in NETWORKS else 'of torchvision'}",
+            "network": f"`{network.model}`, {layers}",
             "learned numbers": f"{weights:,}",
             "input": f"{shape} pixels, one byte each, standardized by the mean and standard deviation below",
-            "output": "a logit per class" if model.data.classes else "a standardized number per quantity",
+            "output": "a logit per class; of the exported files, its probability"
+            if model.data.classes
+            else "a standardized number per quantity; of the exported files, one in its own unit",
             "weights": f"`models/model.safetensors`, sha256 `{model.weights_sha256}`",
             "made by": f"version {model.versions.project} of this project, torch {model.versions.torch}, "
-            f"{model.threads} CPU thread(s)",
+            f"CPU threads {model.threads}",
         }
     )
 
@@ -143,10 +161,12 @@ def intervals(found: Judgement, data: DataDescription) -> dict[str, tuple[float,
     if data.classes:
         shares = {name: found.figures[name] for name in ("accuracy", "top_5_accuracy") if name in found.figures}
         rows = len(found.actual)
+        macro_f1 = metrics.macro_f1_interval(found.actual, found.predicted, len(data.classes))
         return {
             **{name: metrics.accuracy_interval(round(share * rows), rows) for name, share in shares.items()},
             "loss": metrics.mean_interval(found.losses),
-            "macro_f1": metrics.macro_f1_interval(found.actual, found.predicted, len(data.classes)),
+            # A bootstrap of nothing but right answers knows no other ones.
+            **({"macro_f1": macro_f1} if shares["accuracy"] < 1 else {}),
         }
     several = len(data.quantities) > 1
     return {
@@ -178,13 +198,13 @@ def of_classes(found: Judgement) -> list[str]:
         low, high = metrics.accuracy_interval(hits, its["images"]) if its["images"] else (0, 1)
         lines.append(
             row(
-                its["class"],
+                plain(its["class"]),
                 its["images"],
                 percent(its["recall"]),
                 f"{percent(low)} to {percent(high)}",
                 percent(its["precision"]),
                 percent(its["f1"]),
-                f"{its['taken_for']} ({its['times']})" if its["times"] else "",
+                f"{plain(its['taken_for'])} ({its['times']})" if its["times"] else "",
             )
         )
     head = ["class", "images", "recall", "95 % interval", "precision", "F1", "most often taken for"]
@@ -192,7 +212,7 @@ def of_classes(found: Judgement) -> list[str]:
     if len(shown) < len(classes):
         sections.append(f"The {len(shown)} of {len(classes):,} that are found least; `reports/classes.csv` has all.")
 
-    names = [its["class"] for its in classes]
+    names = [plain(its["class"]) for its in classes]
     if len(names) <= MOST_CLASSES:
         counts = np.bincount(found.actual * len(names) + found.predicted, minlength=len(names) ** 2)
         matrix = [
@@ -205,13 +225,19 @@ def of_classes(found: Judgement) -> list[str]:
             table_of(["", *names], matrix),
         ]
     else:
-        frequent = [row(its["error"], its["images"]) for its in rows_of(found.errors)[:MOST_CLASSES]]
+        frequent = [row(plain(its["error"]), its["images"]) for its in rows_of(found.errors)[:MOST_CLASSES]]
         sections += ["### Confusion", table_of(["most frequent", "images"], frequent)]
 
     bins = [
         row(percent(its["confidence"]), percent(its["accuracy"]), its["rows"]) for its in rows_of(found.calibration)
     ]
     return [*sections, "### Calibration", table_of(["confidence", "right", "images"], bins)]
+
+
+def of_quantities(found: Judgement) -> list[str]:
+    """How large the errors are."""
+    lines = [row(its["error"], its["images"]) for its in rows_of(found.errors)]
+    return ["### Errors", "Predicted less actual.", table_of(["from", "images"], lines)]
 
 
 def found_share(its: dict[str, Any]) -> float:
@@ -222,11 +248,11 @@ def found_share(its: dict[str, Any]) -> float:
 def worst(found: Judgement, heading: str) -> list[str]:
     """The worst errors, as a table, and the picture of them."""
     lines = [
-        row(place.removeprefix("row "), actual.removeprefix("actual "), said.removeprefix("said "))
+        row(place.removeprefix("row "), plain(actual.removeprefix("actual ")), plain(said.removeprefix("said ")))
         for actual, said, place in found.captions
     ]
     if not lines:
-        return [f"### {heading}", "None to show."]
+        return [f"### {heading}", "None is shown: there is none, or `mistakes_shown` is 0."]
     table = table_of(["row of the source", "actual", "said"], lines[:MOST_MISTAKES])
     return [f"### {heading}", table, f"![{heading}](mistakes.png)"]
 
@@ -249,10 +275,11 @@ def caveats(model: ModelDescription, found: Judgement) -> Iterable[str]:
         f"{percent(found.figures['accuracy'] + gap)}, its accuracy {percent(found.figures['accuracy'])}."
     )
     least = min(classes, key=found_share)
-    yield f"It finds {least['class']} least: {percent(least['recall'])} of {least['images']:,} images."
+    if least["recall"] < 1:
+        yield f"It finds {plain(least['class'])} least: {percent(least['recall'])} of {least['images']:,} images."
     if few := [its["class"] for its in classes if its["images"] < FEW]:
-        told = f"{', '.join(few[:MOST_CLASSES])}{' ...' if len(few) > MOST_CLASSES else ''}"
-        yield f"Of {len(few):,} class(es) there are fewer than {FEW} test images, which is too few to judge by: {told}."
+        told = f"{', '.join(map(plain, few[:MOST_CLASSES]))}{' ...' if len(few) > MOST_CLASSES else ''}"
+        yield f"Classes with fewer than {FEW} test images, too few to judge by: {len(few):,} ({told})."
 
 
 # --- How things are written ---

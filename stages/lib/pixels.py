@@ -10,6 +10,7 @@ from functools import partial
 from os import cpu_count
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, SIGTERM, signal
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -61,7 +62,7 @@ def decode(content: bytes, size: int) -> tuple[np.ndarray, bool]:
 
 
 def decode_all(
-    content_of: Callable[[str], bytes], names: Sequence[str], size: int, path: Path
+    content_of: Callable[[str], bytes], names: Sequence[str], size: int, path: Path, bar: "tqdm[Any] | None" = None
 ) -> tuple[ArrayFile, dict[int, str]]:
     """Decode many files into one, with as many processes as there are processors.
 
@@ -70,6 +71,7 @@ def decode_all(
         names: of the files.
         size: pixels a side.
         path: of the file to write, which needs 3 * size * size bytes for each image.
+        bar: goes on by one for each image; None: one of its own, on a terminal.
 
     Returns:
         (N, C, size, size) uint8, C being 1 if all are grey and else 3; and row -> why, of those that cannot be read,
@@ -87,12 +89,15 @@ def decode_all(
     if len(names) >= FEW:
         import torch  # noqa: F401  # once for all processes, which begin as copies of this one
 
+    if bar is None:
+        bar = tqdm(total=len(names), desc="decoding", unit=" images", disable=None)
     processes = ProcessPoolExecutor(cpu_count(), initializer=_begin)
     try:
         one = partial(_decode_one, content_of, size, path)
         rows = range(len(names))
         found = map(one, rows, names) if len(names) < FEW else processes.map(one, rows, names, chunksize=CHUNK)
-        for row, result in enumerate(tqdm(found, total=len(names), desc="decoding", unit=" images", disable=None)):
+        for row, result in enumerate(found):
+            bar.update()
             if isinstance(result, str):
                 unreadable[row] = result
             else:

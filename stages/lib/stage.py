@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -42,22 +43,32 @@ class UserError(Exception):
     """What the user can put right. Its text is one line: what, where, what was expected, what to do."""
 
 
-def run(main: Callable[[], None], *, alone: bool = True) -> NoReturn:
+def run(main: Callable[[], None], *, alone: bool = True, arguments: bool = False) -> NoReturn:
     """Run a stage's `main()` and end the process with the exit code that the module docstring lists.
 
     Args:
         main: the stage.
         alone: whether it writes to the folder, where a second one at the same time has to be kept out.
+        arguments: whether it takes any on its command line.
     """
     gc.freeze()  # what the imports left is there to stay
     gc.enable()
     code = 0
     try:
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # of names that this terminal cannot show
+        if sys.argv[1:] and not arguments and _started_as_ours():
+            if sys.argv[1:] in (["-h"], ["--help"]):
+                print((sys.modules["__main__"].__doc__ or "").strip())
+                sys.exit()
+            raise UserError(f"found `{' '.join(sys.argv[1:])}`, expected no arguments; --help tells what it does")
         with _alone(_stage()) if alone else nullcontext():
             main()
         sys.stdout.flush()
     except SystemExit as stop:
         code = int(stop.code or 0)
+        with suppress(OSError):
+            sys.stdout.flush()
     except Exception as error:
         code = 1
         if _received:  # what a library makes of the signal, such as a loader process that it ended too
@@ -164,10 +175,15 @@ def _stop(number: int, _frame: FrameType | None) -> None:
         os._exit(128 + number)
 
 
-def _begin() -> None:
-    """What the frame does first, if this process was started as one of ours, and not by a program that imports one."""
+def _started_as_ours() -> bool:
+    """Whether this process was started as a stage or another command here, and not by a program that imports one."""
     started = getattr(sys.modules["__main__"], "__spec__", None)
-    if started is not None and started.name.startswith(("stages.", "experiments.")):
+    return started is not None and started.name.startswith(("stages.", "experiments."))
+
+
+def _begin() -> None:
+    """What the frame does first."""
+    if _started_as_ours():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stop)
         gc.disable()  # looking for rubbish among what is being imported takes a fifth of the time of `import torch`
