@@ -8,7 +8,7 @@ Out: reports/demo/, a page for any static file server, which then needs no other
      answers in the browser.
 """
 
-from stages.lib.stage import UserError, run
+from stages.lib.stage import UserError, reason, run
 
 # isort: split
 
@@ -59,15 +59,19 @@ def refuse_another_model(weights_sha256: str) -> None:
     """The exported file has to be of the model that the page tells of.
 
     Raises:
-        UserError: it is of another one, or not there.
+        UserError: it is of another one, damaged, or not there.
     """
     try:
         import onnx
+        from google.protobuf.message import DecodeError  # which onnx brings
     except ImportError as error:
         raise UserError(f"onnx: not installed; pip install {' '.join(PACKAGES)}") from error
     if not ONNX.exists():
         raise UserError(f"{ONNX}: not there; run `make export`")
-    about = {entry.key: entry.value for entry in onnx.load(ONNX).metadata_props}
+    try:
+        about = {entry.key: entry.value for entry in onnx.load(ONNX).metadata_props}
+    except DecodeError as error:
+        raise UserError(f"{ONNX}: damaged ({reason(error)}); run `make export`") from error
     if about.get("weights_sha256") != weights_sha256:
         raise UserError(f"{ONNX}: of another model than {model_file.MODEL}; run `make export`")
 

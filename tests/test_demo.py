@@ -430,6 +430,8 @@ def test_what_is_refused_in_one_line(page: Project, tmp_path: Path) -> None:
     assert refused == (
         "demo: error: models/model.onnx: of another model than models/model.safetensors; run `make export`\n"
     )
+    (project.root / "models/model.onnx").write_bytes(before[:1000])
+    assert "models/model.onnx: damaged" in project.stage("demo", fails=True).stderr
     (project.root / "models/model.onnx").unlink()
     assert project.stage("demo", fails=True).stderr == "demo: error: models/model.onnx: not there; run `make export`\n"
     (project.root / "demo/node_modules/onnxruntime-web").unlink()
