@@ -40,7 +40,7 @@ def written(model: ModelDescription, weights: int, made_of: dict[str, str], foun
 
     Args:
         model: its description of itself.
-        weights: how many numbers it learned.
+        weights: how many trainable parameters it has.
         made_of: the files that it tells of, and their md5, hex, by which dvc.lock knows them.
         found: how it does on the test split.
     """
@@ -144,7 +144,7 @@ def details(model: ModelDescription, weights: int) -> str:
     return pairs(
         {
             "network": f"`{network.model}`, {layers}",
-            "learned numbers": f"{weights:,}",
+            "trainable parameters": f"{weights:,}",
             "input": f"{shape} pixels, one byte each, standardized by the mean and standard deviation below",
             "output": "a logit per class; of the exported files, its probability"
             if model.data.classes
