@@ -167,3 +167,14 @@ def test_what_is_refused_in_one_line(project: Project) -> None:
     without = "import sys; sys.modules['onnx'] = None; from stages import export; export.run(export.main)"
     said = project.run("python", "-c", without, fails=True).stderr
     assert said == "-c: error: onnx: not installed; pip install onnx onnxruntime onnxscript\n"
+
+
+def test_the_program_of_the_readme(shipped: Project) -> None:
+    """It knows nothing of this project."""
+    readme = (shipped.root / "README.md").read_text()
+    program = readme.split("```python\n", 1)[1].split("```", 1)[0]
+    (shipped.root.parent / "program.py").write_text(program)
+    said = shipped.run("python", "-W", "error", "-I", str(shipped.root.parent / "program.py")).stdout.split()
+    told = program.rsplit("# ", 1)[1].split()
+    assert said[0] == told[0]
+    assert float(said[1]) == pytest.approx(float(told[1]), abs=1e-4)
