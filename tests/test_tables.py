@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stages import download, normalize
@@ -254,3 +256,13 @@ def test_the_order_of_numbers_makes_no_difference() -> None:
     values = np.random.default_rng(0).normal(1e6, 1, 10_001)
     assert mean_and_std_of_reals(values) == mean_and_std_of_reals(values[::-1])
     assert mean_and_std_of_reals(values) == pytest.approx((values.mean(), values.std()), rel=1e-12)
+
+
+def test_a_parquet_text_that_is_no_utf_8_is_refused(folder: Path) -> None:
+    tabulate(target="a")
+    Path("photos/labels.csv").unlink()
+    offsets, letters = np.arange(0, 4 * ROWS + 1, 4, dtype=np.int32), b"\xee\x00ab" * ROWS
+    damaged = pa.Array.from_buffers(pa.string(), ROWS, [None, pa.py_buffer(offsets), pa.py_buffer(letters)])
+    pq.write_table(pa.table({"path": damaged, "target": ["a", "b"] * (ROWS // 2)}), "photos/labels.parquet")
+    with pytest.raises(UserError, match="labels.parquet: no table that can be read"):
+        run(dataset="csv")

@@ -108,7 +108,7 @@ class OnDisk:
     description: DataDescription
     starts: tuple[int, ...]  # row at which each shard starts, and behind them the number of all rows
     dtype: np.dtype  # of the images
-    sha256: str  # hex, of split.json, and so of all
+    sha256: str  # hex, of what split.json says, and so of all
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -149,8 +149,7 @@ def read(folder: Path) -> OnDisk:
     """
     path = folder / SPLIT
     try:
-        text = path.read_bytes()
-        found = SplitFile.model_validate(unseal(text))
+        found = SplitFile.model_validate(unseal(path.read_bytes()))
         starts = [0]
         for number, shard in enumerate(found.shards):
             path = folder / _name(number)
@@ -169,7 +168,8 @@ def read(folder: Path) -> OnDisk:
         raise UserError(
             f"{path}: missing or damaged ({reason(error)}); `dvc repro --force {stage}` makes it again"
         ) from error
-    return OnDisk(folder, found.data, tuple(starts), dtype, hashlib.sha256(text).hexdigest())
+    said = hashlib.sha256(found.model_dump_json().encode())  # not of its text, in which blanks mean nothing
+    return OnDisk(folder, found.data, tuple(starts), dtype, said.hexdigest())
 
 
 def _name(number: int) -> str:

@@ -92,6 +92,8 @@ def read(raw: Raw, place: str) -> pd.DataFrame:
         else:
             table = pd.read_parquet(io.BytesIO(content)).reset_index(drop=True)
             head = [str(name) for name in table.columns]
+            for column in table:
+                table[column].tolist()  # Arrow looks whether a text is UTF-8 when it is asked for
         for column in {"path", "split", "group"} & set(table.columns):
             table[column] = table[column].astype("string")
         table = table.replace("", pd.NA)
