@@ -22,7 +22,7 @@ from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 
 from experiments.comparison import paired, paired_errors
 from experiments.figures import flat
-from experiments.status import CARD, card_of_another_model, named, stale
+from experiments.status import CARD, card_of_other_results, named, stale
 from stages.lib.files import write_text
 from stages.lib.markdown import row, table_of
 from stages.lib.stage import UserError, reason, run
@@ -61,8 +61,8 @@ def main() -> None:
     if this is None:
         raise UserError(f"{METRICS} is not there, so there are no results yet; run `make repro`")
     parts = [f"## Against `{name}`", *(alone(name, this) if base is None else compared(base, this))]
-    if card_of_another_model():
-        parts.append(f"`{CARD}` is of another model. `make card` writes it anew, if this one is to be passed on.")
+    if card_of_other_results():
+        parts.append(f"`{CARD}` tells of other results. `make card` writes it anew, if this one is to be passed on.")
     text = "\n\n".join(filter(None, parts)) + "\n"
     write_text(REPORT, text)
     print(text, end="")

@@ -51,7 +51,7 @@ def stale() -> list[str]:
     return changed + unfit
 
 
-def card_of_another_model() -> bool:
+def card_of_other_results() -> bool:
     """Whether the model card tells of files that dvc.lock has with another md5."""
     if not CARD.exists() or not LOCK.exists():
         return False

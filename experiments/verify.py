@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.figures import flat
-from experiments.status import CARD, card_of_another_model, named, stale
+from experiments.status import CARD, card_of_other_results, named, stale
 from stages.lib.parameters import StageParameters, load
 from stages.lib.stage import UserError, run
 
@@ -65,8 +65,8 @@ def verify() -> None:
         )
     other = subprocess.run(["git", "diff", "--name-only"], capture_output=True, text=True, check=True).stdout.split()
     how = "the same to the last bit" if not other else f"within {TOLERANCE}; these differ: {', '.join(other)}"
-    if card_of_another_model():
-        print(f"{CARD} is of another model; `make card` writes it anew")
+    if card_of_other_results():
+        print(f"{CARD} tells of other results; `make card` writes it anew")
     print(f"verified: the results of this commit came out again, {how}")
 
 

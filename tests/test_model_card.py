@@ -101,9 +101,9 @@ def test_the_committed_card_is_of_the_committed_model(project: Project) -> None:
     assert changed == [] or "dvc.lock" in changed, "run `make card` and commit what it writes"
 
 
-def test_a_report_tells_of_a_card_of_another_model(project: Project) -> None:
+def test_a_report_tells_of_a_card_of_other_results(project: Project) -> None:
     """It finds that out from what is in git."""
-    told = "`reports/model_card.md` is of another model. `make card` writes it anew"
+    told = "`reports/model_card.md` tells of other results. `make card` writes it anew"
     report = ("python", "-m", "experiments.report", "HEAD")
     project.stage("card")
     assert "model_card" not in project.run(*report).stdout

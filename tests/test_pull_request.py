@@ -132,8 +132,8 @@ def test_a_better_lr(project: Project, propose: Any) -> None:
     assert proposal.failed is None, proposal.printed
     assert "| `lr` | `0.001` | `0.003` | train, evaluate |" in proposal.report
     assert "Out of date" not in proposal.report
-    assert "`reports/model_card.md` is of another model" in proposal.report
-    assert "reports/model_card.md is of another model; `make card` writes it anew" in proposal.printed
+    assert "`reports/model_card.md` tells of other results" in proposal.report
+    assert "reports/model_card.md tells of other results; `make card` writes it anew" in proposal.printed
     assert proposal.printed.rstrip().endswith(LAST_BITS)
 
 

@@ -161,13 +161,12 @@ def intervals(found: Judgement, data: DataDescription) -> dict[str, tuple[float,
     if data.classes:
         shares = {name: found.figures[name] for name in ("accuracy", "top_5_accuracy") if name in found.figures}
         rows = len(found.actual)
-        macro_f1 = metrics.macro_f1_interval(found.actual, found.predicted, len(data.classes))
-        return {
-            **{name: metrics.accuracy_interval(round(share * rows), rows) for name, share in shares.items()},
-            "loss": metrics.mean_interval(found.losses),
-            # A bootstrap of nothing but right answers knows no other ones.
-            **({"macro_f1": macro_f1} if shares["accuracy"] < 1 else {}),
-        }
+        of = {"loss": metrics.mean_interval(found.losses)}
+        for name, share in shares.items():
+            of[name] = metrics.accuracy_interval(round(share * rows), rows)
+        if shares["accuracy"] < 1:  # a bootstrap of nothing but right answers knows no other ones
+            of["macro_f1"] = metrics.macro_f1_interval(found.actual, found.predicted, len(data.classes))
+        return of
     several = len(data.quantities) > 1
     return {
         f"{quantity.name} {figure}" if several else figure: interval
