@@ -7,7 +7,7 @@ is why no stage depends on it, and a new hyperparameter of one stage does not re
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -40,15 +40,24 @@ def load(model: type[P]) -> P:
             missing, of the wrong type, out of range, or does not go with another key.
     """
     values = read(PARAMETERS)
+    check_all(values)
+    try:
+        return model.model_validate({key: values[key] for key in model.model_fields})
+    except ValidationError as error:  # what a schema cannot say, such as a whole number beyond all floats
+        raise UserError(f"{PARAMETERS}: {reason(error)}") from error
+
+
+def check_all(values: Mapping[str, Any]) -> None:
+    """Check the values of all keys against `params.schema.json`.
+
+    Raises:
+        UserError: one line about the first key that is wrong; or the schema is damaged.
+    """
     try:
         schema = unseal(_text(SCHEMA))
     except ValueError as error:
         raise UserError(f"{SCHEMA}: damaged ({reason(error)}); `make schema` writes it anew") from error
     check(values, schema)
-    try:
-        return model.model_validate({key: values[key] for key in model.model_fields})
-    except ValidationError as error:  # what a schema cannot say, such as a whole number beyond all floats
-        raise UserError(f"{PARAMETERS}: {reason(error)}") from error
 
 
 def read(path: Path) -> dict[str, Any]:
