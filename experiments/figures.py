@@ -1,13 +1,15 @@
-"""The figures in reports/*.json as one flat mapping, as DVC names them."""
+"""Nested mappings as flat ones, with the names that DVC gives to metrics and parameters."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
-def flat(figures: Mapping[str, Any]) -> dict[str, float]:
+def flat(nested: Mapping[str, Any]) -> dict[str, Any]:
     """{"x": {"mae": 1}, "rows": 2} -> {"x.mae": 1, "rows": 2}."""
-    found: dict[str, float] = {}
-    for name, value in figures.items():
-        inner = flat(value) if isinstance(value, dict) else None
-        found |= {name: value} if inner is None else {f"{name}.{key}": number for key, number in inner.items()}
-    return found
+    flattened: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            flattened |= {f"{name}.{inner}": leaf for inner, leaf in flat(value).items()}
+        else:
+            flattened[name] = value
+    return flattened

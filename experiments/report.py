@@ -239,10 +239,12 @@ def changed_parameters(base: Results, this: Results) -> str:
     stages = list(this.lock)
     owner = {key: stage for side in (base, this) for stage in side.lock for key in recorded(side, stage)}
     lines = []
-    for key in {**base.parameters, **this.parameters}:
-        before, after = base.parameters.get(key, "-"), this.parameters.get(key, "-")
+    parameters = [flat(side.parameters) for side in (base, this)]
+    for key in {**parameters[0], **parameters[1]}:
+        before, after = (side.get(key, "-") for side in parameters)
         if before != after:
-            rerun = stages[stages.index(owner[key]) :] if owner.get(key) in stages else ["?"]
+            stage = owner.get(key.split(".")[0])  # dvc.yaml lists the whole of a mapping
+            rerun = stages[stages.index(stage) :] if stage in stages else ["?"]
             lines.append(row(f"`{key}`", shown(before), shown(after), ", ".join(rerun)))
     reran = [stage for stage in stages if this.lock[stage] != base.lock.get(stage)]
     edited = sorted({path for stage in reran for path in changed_code(base, this, stage)})

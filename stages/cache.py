@@ -29,6 +29,7 @@ class Parameters(StageParameters):
     """What cache reads of params.yaml."""
 
     storage_dtype: str = Field(
+        default="uint8",
         description="type of the stored pixels: uint8 (as they are), float32 (4 bytes each) or float16 (2, rounded)",
         json_schema_extra={"enum": ["uint8", "float32", "float16"]},
     )

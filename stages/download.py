@@ -38,10 +38,15 @@ class Parameters(StageParameters):
     """What download reads of params.yaml."""
 
     dataset: str = Field(
+        default="mnist-5k",
         description="name of the data set, from the table in stages/lib/datasets.py",
         json_schema_extra={"enum": list(DATASETS)},
     )
-    source: str = Field(min_length=1, description="folder or archive of your own images, for dataset folder and csv")
+    source: str = Field(
+        default="data/source",
+        min_length=1,
+        description="folder or archive of your own images, for dataset folder, csv and arrays",
+    )
 
 
 def main() -> None:

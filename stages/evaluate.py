@@ -35,8 +35,8 @@ REPORTS = Path("reports")
 class Parameters(StageParameters):
     """What evaluate reads of params.yaml."""
 
-    calibration_bins: int = Field(ge=1, le=1000, description="bins of confidence between 0 and 1")
-    mistakes_shown: int = Field(ge=0, le=1000, description="images in reports/mistakes.png, at most")
+    calibration_bins: int = Field(default=15, ge=1, le=1000, description="bins of confidence between 0 and 1")
+    mistakes_shown: int = Field(default=25, ge=0, le=1000, description="images in reports/mistakes.png, at most")
 
 
 def main() -> None:

@@ -39,13 +39,25 @@ UNEVEN = 10  # times as many images of one class as of another
 class Parameters(StageParameters):
     """What normalize reads of params.yaml."""
 
-    task: str = Field(description="what the targets are", json_schema_extra={"enum": list(TASKS)})
-    image_size: int = Field(ge=2, le=4096, description="pixels a side; other images are resized and cut to a square")
-    val_fraction: float = Field(gt=0, le=0.5, description="share of the rows that become the validation split")
-    test_fraction: float = Field(gt=0, lt=0.5, description="share that becomes the test split, if none is official")
-    unreadable_allowed: int = Field(ge=0, le=10**9, description="images of your own that may be skipped as unreadable")
-    drop_duplicates: bool = Field(description="whether training images that are also in val or test are dropped")
-    split_seed: int = Field(ge=0, lt=2**32, description="seed of the choice of val and test rows")
+    task: str = Field(
+        default="classification", description="what the targets are", json_schema_extra={"enum": list(TASKS)}
+    )
+    image_size: int = Field(
+        default=28, ge=2, le=4096, description="pixels a side; other images are resized and cut to a square"
+    )
+    val_fraction: float = Field(
+        default=0.1, gt=0, le=0.5, description="share of the rows that become the validation split"
+    )
+    test_fraction: float = Field(
+        default=0.2, gt=0, lt=0.5, description="share that becomes the test split, if none is official"
+    )
+    unreadable_allowed: int = Field(
+        default=0, ge=0, le=10**9, description="images of your own that may be skipped as unreadable"
+    )
+    drop_duplicates: bool = Field(
+        default=False, description="whether training images that are also in val or test are dropped"
+    )
+    split_seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the choice of val and test rows")
 
 
 def main() -> None:

@@ -6,10 +6,11 @@ Editors complete and explain the keys of params.yaml with it, and every stage ch
 keeps it current. Rules between keys are added here; each carries, as `description`, the reason a user is given.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any
 
 from stages import cache, download, evaluate, normalize, train
-from stages.lib import augmentation, losses, networks, optimizers, torchvision_networks
+from stages.lib import losses, networks, optimizers, torchvision_networks
 from stages.lib.datasets import DATASETS, Own
 from stages.lib.files import write_text
 from stages.lib.labels import CLASSIFICATION, REGRESSION, TASKS
@@ -36,10 +37,10 @@ def schema() -> dict[str, Any]:
         "allOf": [
             *task_rules(),
             *size_rules(),
-            augmentation_rule(),
             mixup_rule(),
-            *map(optimizer_rule, optimizers.OPTIMIZERS),
-            *map(loss_rule, losses.LOSSES),
+            *(rule for name in optimizers.OPTIMIZERS for rule in optimizer_rules(name)),
+            *option_rules("optimizer", optimizers.OPTIMIZERS, optimizers.options, optimizers.OWN_PARAMETERS),
+            *option_rules("loss", losses.LOSSES, losses.options),
         ],
         "same_length": [["activation", "hidden"]],
     }
@@ -81,53 +82,43 @@ def size_rules() -> list[dict[str, Any]]:
     return rules
 
 
-def augmentation_rule() -> dict[str, Any]:
-    """The augmentations and their ranges."""
-    options = {
-        "properties": augmentation.OPTIONS,
-        "additionalProperties": False,
-        "description": f"augmentation takes {', '.join(augmentation.OPTIONS)}",
-    }
-    return {"properties": {"augmentation": options}}
-
-
 def mixup_rule() -> dict[str, Any]:
     """Mixup asks for shares of two classes, which of their losses only cross-entropy can be given."""
     fitting = ["CrossEntropyLoss", *losses.OF_QUANTITIES]
-    reason = "mixup, an augmentation, wants the loss CrossEntropyLoss"
+    reason = "augmentation.mixup wants the loss CrossEntropyLoss"
     return {
-        "if": {"properties": {"augmentation": {"required": ["mixup"]}}},
+        "if": {
+            "properties": {"augmentation": {"required": ["mixup"], "properties": {"mixup": {"exclusiveMinimum": 0}}}}
+        },
         "then": {"properties": {"loss": {"enum": fitting, "description": reason}}},
     }
 
 
-def loss_rule(name: str) -> dict[str, Any]:
-    """A loss takes its own options."""
-    taken = sorted(losses.options(name))
-    options: dict[str, Any] = {
-        "properties": {option: {} for option in taken},
-        "additionalProperties": False,
-        "description": f"{name} takes {', '.join(taken)}",
-    }
-    return {"if": {"properties": {"loss": {"const": name}}}, "then": {"properties": {"loss_args": options}}}
-
-
-def optimizer_rule(name: str) -> dict[str, Any]:
-    """An optimizer takes its own options, and momentum and weight decay only where it knows them."""
-    taken = optimizers.options(name)
-    others = sorted(taken - optimizers.OWN_PARAMETERS)
-    allowed: dict[str, Any] = {
-        "optimizer_args": {
-            "properties": {option: {} for option in others},
-            "additionalProperties": False,
-            "description": f"{name} takes {', '.join(others)}",
+def option_rules(
+    key: str, names: Iterable[str], taken_by: Callable[[str], set[str]], excluded: Set[str] = frozenset()
+) -> Iterator[dict[str, Any]]:
+    """An option in the mapping `<key>_args` is null, or `key` names a class that takes it."""
+    takers: dict[str, list[str]] = {}
+    for name in names:
+        for option in taken_by(name) - excluded:
+            takers.setdefault(option, []).append(name)
+    for option, able in sorted(takers.items()):
+        given = {"required": [option], "properties": {option: {"not": {"type": "null"}}}}
+        reason = f"{key}_args.{option} is an option of {', '.join(able)}: set it to null, or choose another {key}"
+        yield {
+            "if": {"properties": {f"{key}_args": given}},
+            "then": {"properties": {key: {"enum": able, "description": reason}}},
         }
-    }
-    for option in ("weight_decay", "momentum"):
-        if option not in taken:
-            reason = f"{name} takes no {option}: set it to 0, or choose another optimizer"
-            allowed[option] = {"const": 0, "description": reason}
-    return {"if": {"properties": {"optimizer": {"const": name}}}, "then": {"properties": allowed}}
+
+
+def optimizer_rules(name: str) -> Iterator[dict[str, Any]]:
+    """An optimizer is given momentum and weight decay only where it takes them."""
+    for option in sorted({"weight_decay", "momentum"} - optimizers.options(name)):
+        reason = f"{name} takes no {option}: set it to 0, or choose another optimizer"
+        yield {
+            "if": {"properties": {"optimizer": {"const": name}}},
+            "then": {"properties": {option: {"const": 0, "description": reason}}},
+        }
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from stages.lib import (
     augmentation,
@@ -38,7 +38,7 @@ from stages.lib import (
 )
 from stages.lib.batches import ShuffledBatches, derived_seed, loader
 from stages.lib.files import write_table, write_text
-from stages.lib.parameters import StageParameters, load
+from stages.lib.parameters import StageParameters, load, without
 from stages.lib.schedules import SCHEDULES, learning_rate
 
 TRAIN = Path("data/tensors/train")
@@ -52,19 +52,23 @@ class Parameters(StageParameters):
     """What train reads of params.yaml: every hyperparameter."""
 
     model: str = Field(
+        default="mlp",
         description="the network: of stages/lib/networks.py, or of torchvision",
         json_schema_extra={"enum": [*networks.NAMES]},
     )
     weights: dict[str, str] | None = Field(
+        default=None,
         description="file of weights to begin with, and its sha256; null: fresh ones",
         json_schema_extra={"anyOf": [{"type": "null"}, pretrained.WEIGHTS]},
     )
     hidden: list[int] = Field(
+        default=[96, 256],
         max_length=64,
         description="widths of the hidden layers, in units",
         json_schema_extra={"items": {"type": "integer", "minimum": 1, "maximum": 1_000_000}},
     )
     activation: str | list[str] = Field(
+        default=["tanh", "sigmoid"],
         description="activation of torch.nn in lower case: one name, or one per hidden layer",
         json_schema_extra={
             "anyOf": [
@@ -73,37 +77,70 @@ class Parameters(StageParameters):
             ]
         },
     )
-    dropout: float = Field(ge=0, lt=1, description="probability that a hidden unit is left out of a training step")
-    augmentation: dict[str, Any] = Field(description="changes of the training images, by name")
+    dropout: float = Field(
+        default=0.2, ge=0, lt=1, description="probability that a hidden unit is left out of a training step"
+    )
+    augmentation: Annotated[dict[str, float], AfterValidator(without(0))] = Field(
+        default=dict.fromkeys(augmentation.OPTIONS, 0),
+        description="random changes of the training images; 0 turns each off",
+        json_schema_extra={"properties": augmentation.OPTIONS, "additionalProperties": False},
+    )
     loss: str = Field(
-        description="loss of torch.nn, or of stages/lib/losses.py", json_schema_extra={"enum": [*losses.LOSSES]}
+        default="CrossEntropyLoss",
+        description="loss of torch.nn, or of stages/lib/losses.py",
+        json_schema_extra={"enum": [*losses.LOSSES]},
     )
-    loss_args: dict[str, Any] = Field(description="options of the loss, by name; weight: balanced for uneven classes")
-    optimizer: str = Field(description="class of torch.optim", json_schema_extra={"enum": [*optimizers.OPTIMIZERS]})
-    lr: float = Field(gt=0, description="highest learning rate, per step")
-    weight_decay: float = Field(ge=0, description="weight decay, per step; 0 for none")
-    momentum: float = Field(ge=0, lt=1, description="momentum, per step, for optimizers that take it; 0 for none")
-    optimizer_args: dict[str, Any] = Field(description="any other options of the optimizer, by name")
-    schedule: str = Field(description="course of the learning rate", json_schema_extra={"enum": [*SCHEDULES]})
+    loss_args: Annotated[dict[str, Any], AfterValidator(without(None))] = Field(
+        default=dict.fromkeys(("weight", "label_smoothing", "margin", "p", "delta", "beta")),
+        description="options of the loss, by name; null: its own default",
+        json_schema_extra={"properties": losses.all_options(), "additionalProperties": False},
+    )
+    optimizer: str = Field(
+        default="Adam", description="class of torch.optim", json_schema_extra={"enum": [*optimizers.OPTIMIZERS]}
+    )
+    lr: float = Field(default=0.001, gt=0, description="highest learning rate, per step")
+    weight_decay: float = Field(default=0.0, ge=0, description="weight decay, per step; 0 for none")
+    momentum: float = Field(
+        default=0.0, ge=0, lt=1, description="momentum, per step, for optimizers that take it; 0 for none"
+    )
+    optimizer_args: Annotated[dict[str, Any], AfterValidator(without(None))] = Field(
+        default=dict.fromkeys(("betas", "eps", "amsgrad", "alpha", "centered", "dampening", "nesterov")),
+        description="options of the optimizer, by name; null: its own default",
+        json_schema_extra={"properties": optimizers.all_options(), "additionalProperties": False},
+    )
+    schedule: str = Field(
+        default="constant", description="course of the learning rate", json_schema_extra={"enum": [*SCHEDULES]}
+    )
     warmup: float | None = Field(
-        ge=0, lt=1, description="share of all steps in which the learning rate rises; null: the schedule's own"
+        default=None,
+        ge=0,
+        lt=1,
+        description="share of all steps in which the learning rate rises; null: the schedule's own",
     )
-    batch_size: int = Field(ge=1, le=10**9, description="images per step")
+    batch_size: int = Field(default=32, ge=1, le=10**9, description="images per step")
     memory: int = Field(
-        ge=1, le=10**6, description="MiB of training images to hold at a time; a larger split is shuffled in blocks"
+        default=256,
+        ge=1,
+        le=10**6,
+        description="MiB of training images to hold at a time; a larger split is shuffled in blocks",
     )
-    epochs: int = Field(ge=1, le=10**6, description="passes over the training split, at most")
+    epochs: int = Field(default=10, ge=1, le=10**6, description="passes over the training split, at most")
     patience: int | None = Field(
-        ge=1, le=10**6, description="epochs without a lower val loss before it ends; null: never"
+        default=5, ge=1, le=10**6, description="epochs without a lower val loss before it ends; null: never"
     )
-    clip_norm: float | None = Field(gt=0, description="largest L2 norm of a step's gradient; null: no limit")
-    seed: int = Field(ge=0, lt=2**32, description="seed of first weights, shuffling and dropout")
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="largest L2 norm of a step's gradient; null: no limit"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of first weights, shuffling and dropout")
     precision: str = Field(
+        default="float32",
         description="of the steps: float32, or bfloat16 where torch.autocast sees fit",
         json_schema_extra={"enum": ["float32", "bfloat16"]},
     )
-    compile: bool = Field(description="whether torch.compile prepares the network, up to a minute, for quicker steps")
-    threads: int = Field(ge=1, le=1024, description="CPU threads; another number may change the last bits")
+    compile: bool = Field(
+        default=False, description="whether torch.compile prepares the network, up to a minute, for quicker steps"
+    )
+    threads: int = Field(default=1, ge=1, le=1024, description="CPU threads; another number may change the last bits")
 
 
 def main() -> None:

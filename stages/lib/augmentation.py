@@ -18,29 +18,14 @@ from torch.nn.functional import grid_sample, interpolate, one_hot, pad
 Augment = Callable[[Tensor, Tensor, slice, int], tuple[Tensor, Tensor]]
 Draw = Callable[..., Tensor]  # of a function of torch that draws, and the size of what it draws for one row
 
-# What `augmentation` of params.yaml may hold, as JSON Schema; none of them is in use unless it is named.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "shift": {"type": "number", "minimum": 0, "description": "shift takes pixels: up to so many, in each direction"},
-    "rotation": {
-        **{"type": "number", "minimum": 0, "maximum": 180},
-        "description": "rotation takes degrees, 0 to 180: up to so many, either way",
-    },
-    "flip": {
-        **{"type": "number", "minimum": 0, "maximum": 1},
-        "description": "flip takes a probability, 0 to 1: that left and right are exchanged",
-    },
-    "elastic": {
-        **{"type": "number", "minimum": 0},
-        "description": "elastic takes pixels: standard deviation of the way that a point is moved",
-    },
-    "erasing": {
-        **{"type": "number", "minimum": 0, "maximum": 1},
-        "description": "erasing takes a probability, 0 to 1: that a rectangle becomes grey",
-    },
-    "mixup": {
-        **{"type": "number", "exclusiveMinimum": 0, "maximum": 10},
-        "description": "mixup takes alpha of its beta distribution, above 0, for example 0.2",
-    },
+# What `augmentation` of params.yaml may hold, as JSON Schema. 0 turns each off.
+OPTIONS: dict[str, Any] = {
+    "shift": {"type": "number", "minimum": 0, "description": "pixels, at most, in each direction"},
+    "rotation": {"type": "number", "minimum": 0, "maximum": 180, "description": "degrees, at most, either way"},
+    "flip": {"type": "number", "minimum": 0, "maximum": 1, "description": "probability of exchanging left and right"},
+    "elastic": {"type": "number", "minimum": 0, "description": "pixels: standard deviation of a local distortion"},
+    "erasing": {"type": "number", "minimum": 0, "maximum": 1, "description": "probability of erasing a rectangle"},
+    "mixup": {"type": "number", "minimum": 0, "maximum": 10, "description": "alpha of mixup's beta distribution"},
 }
 COARSE = 7  # pixels between two points that an elastic distortion moves independently
 ERASED = (0.02, 0.33)  # share of the image that erasing takes, and

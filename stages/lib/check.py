@@ -35,7 +35,7 @@ def check(values: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
         try:
             fastjsonschema.validate(properties[key], value)
         except fastjsonschema.JsonSchemaValueException as error:
-            raise UserError(f"params.yaml: {key}: {_mismatch(value, properties[key])}") from error
+            raise UserError(f"params.yaml: {_mismatch(key, value, properties[key])}") from error
     try:
         fastjsonschema.validate({"allOf": schema.get("allOf", [])}, dict(values))
     except fastjsonschema.JsonSchemaValueException as error:
@@ -49,8 +49,23 @@ def check(values: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
             )
 
 
-def _mismatch(value: Any, schema: Mapping[str, Any]) -> str:
-    """What is wrong with the value of one key by itself."""
+def _mismatch(key: str, value: Any, schema: Mapping[str, Any]) -> str:
+    """What is wrong with the value of one key by itself; of a mapping, with its first option that is wrong."""
+    if isinstance(value, dict) and "properties" in schema:
+        options = schema["properties"]
+        for name, option in value.items():
+            if name not in options:
+                hint = _nearest(str(name), options) or f"; expected one of {', '.join(options)}"
+                return f"{key}: unknown option `{name}`{hint}"
+            try:
+                fastjsonschema.validate(options[name], option)
+            except fastjsonschema.JsonSchemaValueException:
+                return _mismatch(f"{key}.{name}", option, options[name])
+    return f"{key}: {_problem(value, schema)}"
+
+
+def _problem(value: Any, schema: Mapping[str, Any]) -> str:
+    """What is wrong with one value."""
     choices = _choices(schema)
     for name in value if isinstance(value, list) else [value]:
         if choices and isinstance(name, str) and name not in choices:
@@ -62,10 +77,6 @@ def _conflict(error: fastjsonschema.JsonSchemaValueException, values: Mapping[st
     """What is wrong between two keys: the rule that failed carries its reason as `description`."""
     key = error.path[1]
     reason = error.definition.get("description", "")
-    if error.rule == "additionalProperties":
-        options = error.definition["properties"]
-        unknown = next(option for option in values[key] if option not in options)
-        return f"{key}: unknown option `{unknown}`{_nearest(unknown, options)}; {reason}"
     return f"{key}: found {_shown(values[key])}, but {reason}"
 
 

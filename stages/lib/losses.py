@@ -36,6 +36,11 @@ def options(name: str) -> set[str]:
     return set(inspect.signature(LOSSES[name]).parameters) - EXCLUDED
 
 
+def all_options() -> dict[str, Any]:
+    """What `loss_args` of params.yaml may hold, as JSON Schema: the options of all losses."""
+    return {option: {} for option in sorted(set().union(*map(options, LOSSES)))}
+
+
 def build(name: str, arguments: Mapping[str, Any], targets: Tensor, outputs: int) -> nn.Module:
     """A loss.
 

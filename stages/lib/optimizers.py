@@ -28,6 +28,11 @@ def options(name: str) -> set[str]:
     return set(inspect.signature(getattr(torch.optim, name)).parameters) - EXCLUDED
 
 
+def all_options() -> dict[str, Any]:
+    """What `optimizer_args` of params.yaml may hold, as JSON Schema: the options of all optimizers."""
+    return {option: {} for option in sorted(set().union(*map(options, OPTIMIZERS)) - OWN_PARAMETERS)}
+
+
 def build(
     name: str,
     weights: Iterable[torch.nn.Parameter],

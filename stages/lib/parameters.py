@@ -7,7 +7,7 @@ is why no stage depends on it, and a new hyperparameter of one stage does not re
 """
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -24,12 +24,26 @@ LINE_BREAKS_OF_YAML_1_1 = {"\x85", "\u2028", "\u2029"}  # characters like others
 
 
 class StageParameters(BaseModel):
-    """Base of the stages' models: immutable, exactly the declared keys, numbers finite."""
+    """Base of the stages' models: immutable, exactly the declared keys, numbers finite.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    Every field has a default, which documents the key in the schema. It is not a fallback: `load` refuses a
+    `params.yaml` that lacks a key.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, protected_namespaces=()
+    )
 
 
 P = TypeVar("P", bound=StageParameters)
+
+
+def without(neutral: object) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A validator that drops the options of a mapping that have the neutral value: 0 or null.
+
+    `params.yaml` names every option, so that `-S augmentation.shift=1` finds the key that it sets.
+    """
+    return lambda options: {name: value for name, value in options.items() if value != neutral}
 
 
 def load(model: type[P]) -> P:
