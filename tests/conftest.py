@@ -1,21 +1,30 @@
-"""Copies of the project for the tests to work in: real files, a real git, the real dvc."""
+"""Copies of the project for the tests to work in: real files, a real git, the real dvc.
+
+A copy has the code in git, and every parameter at its default. It sees nothing else of the clone that the tests run in:
+no data, no cache, no DVC remote, no results, no value that somebody chose in `params.yaml`. So the tests pass for
+whatever is committed there. Only tests marked `committed` look at what is.
+"""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from dvc.utils.serialize import load_yaml, modify_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ["download", "normalize", "cache", "train", "evaluate"]
@@ -114,13 +123,8 @@ class Project:
         file.write_text(text.replace(old, new))
 
     def set(self, **parameters: object) -> None:
-        """Change values in params.yaml, each in its line."""
-        file = self.root / "params.yaml"
-        lines = file.read_text().splitlines()
-        for key, value in parameters.items():
-            number = next(number for number, line in enumerate(lines) if line.startswith(f"{key}:"))
-            lines[number] = f"{key}: {value}"
-        file.write_text("\n".join(lines) + "\n")
+        """Change values in params.yaml."""
+        set_parameters(self.root / "params.yaml", **parameters)
 
     def commit(self, message: str) -> None:
         """Commit everything."""
@@ -211,19 +215,53 @@ def artifacts(project: Project) -> dict[str, str]:
     }
 
 
-def checkout(root: Path) -> Project:
-    """A git repository with the files of this working tree as its one commit: as a fresh clone has them."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).exists():  # a file deleted but not yet committed is still listed
+def set_parameters(path: Path, **parameters: object) -> None:
+    """Change values in a params.yaml, each written on one line, in place of however many lines it had."""
+    lines = path.read_text().splitlines()
+    for key, value in parameters.items():
+        start = next(number for number, line in enumerate(lines) if line.startswith(f"{key}:"))
+        end = start + 1
+        while end < len(lines) and lines[end].startswith((" ", "-")):
+            end += 1
+        lines[start:end] = [f"{key}: {value}"]
+    path.write_text("\n".join(lines) + "\n")
+
+
+@cache
+def default_parameters() -> str:
+    """The clone's params.yaml with every key at its default; as it is where that holds, otherwise as DVC writes it."""
+    properties = json.loads((ROOT / "params.schema.json").read_text())["properties"]
+    defaults = {key: schema["default"] for key, schema in properties.items()}
+    if load_yaml(ROOT / "params.yaml") == defaults:
+        return (ROOT / "params.yaml").read_text()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(shutil.copy(ROOT / "params.yaml", folder))
+        with modify_yaml(path) as values:
+            for key in defaults:
+                if values.get(key) != defaults[key]:
+                    values[key] = defaults[key]
+        return path.read_text()
+
+
+def tracked_files() -> list[str]:
+    """The files of the clone that are in git; not the files that are deleted there."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in filter(None, listed.split("\0")) if (ROOT / name).is_file()]
+
+
+def checkout(root: Path, *, results: bool = False) -> Project:
+    """A git repository of one commit: the code of this clone and default parameters, or all of it with `results`."""
+    chosen = yaml.safe_load((ROOT / "params.yaml").read_text())
+    left_out = ("params.yaml", "dvc.lock", ".dvc/config", "reports/", "data/source/", f"{chosen['source']}/")
+    for name in tracked_files():
+        if results or not (name.startswith(left_out) or name.endswith(".dvc")):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name)
+    if not results:
+        (root / "params.yaml").write_text(default_parameters())
+        (root / "data/source").mkdir(parents=True)
+        (root / "data/source/README.md").write_text("Images of one's own.\n")
+        (root / ".dvc/config").write_text("[core]\n    analytics = false\n    check_update = false\n")
     project = Project(root)
     project.run("git", "init", "--quiet", "--initial-branch=main")
     project.commit("as it is")
@@ -241,28 +279,32 @@ def nothing_left_running() -> Iterator[None]:
 
 
 @pytest.fixture
-def fresh(tmp_path: Path) -> Project:
-    """A fresh clone: no data, no model, no cache."""
-    return checkout(tmp_path / "fresh")
+def fresh(reproduced: Project, tmp_path: Path) -> Project:
+    """A fresh clone: results in git, but no data, no model, no cache."""
+    fresh = Project(tmp_path / "fresh")
+    reproduced.run("git", "clone", "--quiet", ".", str(fresh.root))
+    fresh.run("git", "remote", "remove", "origin")
+    return fresh
 
 
 @pytest.fixture(scope="session")
 def first_repro(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, float]]:
-    """A fresh clone after its first `dvc repro`, and the seconds that each stage took, DVC's own work included."""
+    """A project after its first `dvc repro`, committed, and each stage's seconds, DVC's own work included."""
     project = checkout(tmp_path_factory.mktemp("session") / "reproduced")
-    running = project.start("dvc", "repro", "--force")
+    running = project.start("dvc", "repro")
     starts = []
     for stage in STAGES:
         running.wait_for(f"Running stage '{stage}'")
         starts.append(time.monotonic())
     assert running.process.wait(timeout=120) == 0, running.output.read_text()
     ends = [*starts[1:], time.monotonic()]
+    project.commit("its results")
     return project, {stage: end - start for stage, start, end in zip(STAGES, starts, ends, strict=True)}
 
 
 @pytest.fixture(scope="session")
 def reproduced(first_repro: tuple[Project, dict[str, float]]) -> Project:
-    """A fresh clone after its first `dvc repro`. Shared: copy it before changing it."""
+    """A project after its first `dvc repro`, committed. Shared: copy it before changing it."""
     return first_repro[0]
 
 
@@ -288,9 +330,9 @@ def shipped(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Pr
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder as the working directory, but for the project's params.yaml and its schema."""
-    for name in ("params.yaml", "params.schema.json"):
-        shutil.copy2(ROOT / name, tmp_path / name)
+    """An empty folder as the working directory, but for default parameters and their schema."""
+    (tmp_path / "params.yaml").write_text(default_parameters())
+    shutil.copy2(ROOT / "params.schema.json", tmp_path / "params.schema.json")
     for name in OURS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)

@@ -56,7 +56,7 @@ from stages.lib.datasets import DATASETS, Packaged
 from stages.lib.description import DataDescription
 from stages.lib.sealed import seal
 from stages.lib.stage import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, default_parameters
 
 SECONDS = 20  # for one input; then the process is ended, with a traceback
 BYTES = 64 << 20  # that the memory of the process may grow by, over all inputs of one kind
@@ -243,8 +243,8 @@ def archive(kind: str) -> bytes:
 
 def make() -> Iterator[Kind]:
     """Fill the working directory with whole files, and give their kinds."""
-    for name in ("params.yaml", "params.schema.json"):
-        shutil.copy2(ROOT / name, name)
+    Path("params.yaml").write_text(default_parameters())
+    shutil.copy2(ROOT / "params.schema.json", "params.schema.json")
     RAW_FILES.mkdir(parents=True)
     files = {
         "train-images-idx3-ubyte.gz": IMAGES[:, 0],

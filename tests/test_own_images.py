@@ -16,7 +16,7 @@ from stages.lib import shards, sources
 from stages.lib.description import DataDescription
 from stages.lib.pixels import decode
 from stages.lib.stage import UserError
-from tests.conftest import Project
+from tests.conftest import Project, set_parameters
 
 SIZE = 8
 COLOURS = {"blue": (20, 40, 200), "green": (30, 160, 60), "red": (210, 30, 30)}
@@ -39,11 +39,8 @@ def album(root: Path, *parts: str, images: int = 12) -> Path:
 
 
 def choose(**parameters: object) -> None:
-    lines = Path("params.yaml").read_text().splitlines()
     values: dict[str, object] = {"dataset": "folder", "source": "photos", "image_size": SIZE, **parameters}
-    Path("params.yaml").write_text(
-        "\n".join(f"{key}: {values[key]}" if (key := line.split(":")[0]) in values else line for line in lines) + "\n"
-    )
+    set_parameters(Path("params.yaml"), **values)
 
 
 def run(**parameters: object) -> None:

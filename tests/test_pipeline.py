@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.serialize import load_yaml
 
 from tests.conftest import ROOT, STAGES, Count, Project, artifacts, checkout
 
@@ -18,10 +19,17 @@ def hashes(project: Project) -> dict[str, object]:
     return {name: stage["outs"] for name, stage in lock["stages"].items()}
 
 
+@pytest.fixture
+def committed(tmp_path: Path) -> Project:
+    """What is in git, results and all: as a fresh clone has it."""
+    return checkout(tmp_path / "committed", results=True)
+
+
+@pytest.mark.committed
 def test_the_committed_lock_belongs_to_the_code_and_the_parameters() -> None:
     lock = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    parameters = yaml.safe_load((ROOT / "params.yaml").read_text())
+    parameters = load_yaml(ROOT / "params.yaml")
     assert lock.keys() == pipeline.keys()
     for name, stage in pipeline.items():
         assert lock[name]["params"]["params.yaml"] == {key: parameters[key] for key in stage["params"]}
@@ -29,20 +37,22 @@ def test_the_committed_lock_belongs_to_the_code_and_the_parameters() -> None:
         assert {dep["path"] for dep in lock[name]["deps"]} == expected
 
 
-def test_nothing_changed_in_a_fresh_clone_but_what_is_missing(fresh: Project) -> None:
-    status = json.loads(fresh.run("dvc", "status", "--json").stdout)
+@pytest.mark.committed
+def test_nothing_changed_in_a_fresh_clone_but_what_is_missing(committed: Project) -> None:
+    status = json.loads(committed.run("dvc", "status", "--json").stdout)
     for changes in status.values():
         for change in changes:
             for kind, paths in change.items():
                 assert "modified" not in paths.values(), f"{kind} {paths}: run `make repro` and commit dvc.lock"
 
 
-def test_reports_in_git_are_those_of_the_lock(fresh: Project) -> None:
-    """The reports are no data to fetch: they are in git, and of the run that dvc.lock tells of."""
-    outs = [out for stage in hashes(fresh).values() for out in stage if str(out["path"]).startswith("reports/")]  # type: ignore[attr-defined]
+@pytest.mark.committed
+def test_reports_in_git_are_those_of_the_lock(committed: Project) -> None:
+    """The reports are no data to fetch: they are in git, and of the run that dvc.lock records."""
+    outs = [out for stage in hashes(committed).values() for out in stage if str(out["path"]).startswith("reports/")]  # type: ignore[attr-defined]
     assert len(outs) == 8
     for out in outs:
-        assert hashlib.md5((fresh.root / out["path"]).read_bytes()).hexdigest() == out["md5"], out["path"]
+        assert hashlib.md5((committed.root / out["path"]).read_bytes()).hexdigest() == out["md5"], out["path"]
 
 
 def test_a_second_repro_runs_nothing(project: Project) -> None:
@@ -115,7 +125,7 @@ def test_going_back_takes_the_earlier_result_from_the_cache(project: Project) ->
     project.set(epochs=1)
     assert project.repro() == AFTER_TRAINING
     assert hashes(project) != before
-    project.set(epochs=10)
+    project.run("git", "checkout", "params.yaml")
     assert project.repro() == []
     assert hashes(project) == before
 
@@ -128,7 +138,7 @@ def test_a_typo_costs_nothing(project: Project) -> None:
     refused = project.run("dvc", "repro", fails=True)
     assert "train: error: params.yaml: lr: found -1, expected a number above 0" in refused.stderr
     assert "Traceback" not in refused.stderr
-    project.set(lr=0.001)
+    project.run("git", "checkout", "params.yaml")
     assert project.repro() == []
     assert {path: path.read_bytes() for path in before} == before
 

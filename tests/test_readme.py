@@ -5,6 +5,7 @@ import re
 import yaml
 
 from stages.lib.datasets import DATASETS
+from stages.schema import schema
 from tests.conftest import OURS, ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -25,11 +26,11 @@ def table(heading: str) -> list[list[str]]:
 def test_every_parameter_with_its_default_and_stage() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     expected = {key: name for name, stage in stages.items() for key in stage["params"]}
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    properties = schema()["properties"]
     rows = table("## Parameters")
-    assert [(row[0].strip("`"), row[3]) for row in rows] == [(key, expected[key]) for key in values]
+    assert {row[0].strip("`"): row[3] for row in rows} == expected
     for row in rows:
-        assert yaml.safe_load(row[1].strip("`")) == values[row[0].strip("`")]
+        assert yaml.safe_load(row[1].strip("`")) == properties[row[0].strip("`")]["default"]
 
 
 def test_every_environment_variable() -> None:

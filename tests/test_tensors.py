@@ -8,20 +8,12 @@ import torch
 from stages import cache, download, normalize
 from stages.lib import shards, tensors
 from stages.lib.tensors import Standardize
+from tests.conftest import set_parameters
 from tests.test_shards import DESCRIPTION, IMAGES, TARGETS, write, write_normalized
 
 
-def choose(dtype: str) -> None:
-    path = Path("params.yaml")
-    lines = [
-        f"storage_dtype: {dtype}" if line.startswith("storage_dtype:") else line
-        for line in path.read_text().splitlines()
-    ]
-    path.write_text("\n".join(lines) + "\n")
-
-
 def stored(dtype: str) -> torch.Tensor:
-    choose(dtype)
+    set_parameters(Path("params.yaml"), storage_dtype=dtype)
     cache.main()
     images = tensors.read(cache.TENSORS / "val", memory=1 << 20).images
     assert isinstance(images, torch.Tensor)
@@ -42,7 +34,7 @@ def test_bytes_are_standardized_within_rounding_of_what_is_stored_so(folder: Pat
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_standardized_training_pixels_have_mean_0_and_std_1(folder: Path, dtype: str) -> None:
-    choose(dtype)
+    set_parameters(Path("params.yaml"), storage_dtype=dtype)
     download.main()
     normalize.main()
     cache.main()
