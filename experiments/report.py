@@ -236,7 +236,7 @@ def verdict_of_errors(base: Results, this: Results, quantity: str) -> str:
 
 def changed_parameters(base: Results, this: Results) -> str:
     """What was changed, and which stages that reran."""
-    stages = list(this.lock)
+    stages = [stage for stage in this.lock if stage != "check"]  # which runs after every change of params.yaml
     owner = {key: stage for side in (base, this) for stage in side.lock for key in recorded(side, stage)}
     lines = []
     parameters = [flat(side.parameters) for side in (base, this)]

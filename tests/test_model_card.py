@@ -55,7 +55,7 @@ def test_it_tells_what_the_reports_tell(project: Project) -> None:
     assert re.findall("^## (.*)", card, re.MULTILINE) == [*SECTIONS, "How to reproduce"]
     figures = json.loads((reports / "metrics.json").read_text())
     told = {cells[0].split(":")[0]: cells[1:] for cells in table(card, "Metrics")[1:]}
-    assert set(told) == {"accuracy", "loss", "macro_f1", "calibration_error"}
+    assert set(told) == {"accuracy", "cross_entropy", "macro_f1", "calibration_error"}
     for name, (value, interval) in told.items():
         assert value == f"{figures[name]:.4g}"
         if interval:

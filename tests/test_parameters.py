@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
+from pydantic import Field
 
 from stages import schema, train
 from stages.lib import parameters
-from stages.lib.parameters import PARAMETERS, SCHEMA, load
+from stages.lib.parameters import PARAMETERS, SCHEMA, StageParameters, load
 from stages.lib.sealed import unseal
 from stages.lib.stage import UserError
 from tests.conftest import ROOT, Project, default_parameters, set_parameters
@@ -183,6 +184,29 @@ def test_setting_a_parameter_changes_one_line(setting: str, tmp_path: Path) -> N
     key = path_of_key.split(".")[-1]
     assert old.lstrip().startswith(f"{key}:")
     assert re.fullmatch(rf" *{key}: {value} +#.*", new)
+
+
+def test_a_parameter_that_was_added_by_half(folder: object) -> None:
+    class Parameters(StageParameters):
+        mine: int = Field(default=1, description="a new one")
+
+    with pytest.raises(
+        UserError, match=r"the key `mine` is missing, .* `params:` in dvc\.yaml, then run `make schema`"
+    ):
+        load(Parameters)
+    PARAMETERS.write_text(PARAMETERS.read_text() + "mine: 1\n")
+    with pytest.raises(
+        UserError, match=r"unknown key `mine` \(one that is new in the code is known after `make schema`"
+    ):
+        load(Parameters)
+
+
+def test_git_sees_a_refused_value_of_the_same_length(project: Project) -> None:
+    refused = project.run("dvc", "exp", "run", "-S", "dataset=mnits-5k", fails=True)
+    assert "unknown name `mnits-5k`, did you mean `mnist-5k`?" in refused.stderr
+    assert project.run("git", "status", "--porcelain").stdout == " M params.yaml\n"
+    project.run("git", "checkout", "params.yaml")
+    assert "dataset: mnist-5k" in (project.root / "params.yaml").read_text()
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]"])

@@ -32,7 +32,8 @@ def test_the_committed_lock_belongs_to_the_code_and_the_parameters() -> None:
     parameters = load_yaml(ROOT / "params.yaml")
     assert lock.keys() == pipeline.keys()
     for name, stage in pipeline.items():
-        assert lock[name]["params"]["params.yaml"] == {key: parameters[key] for key in stage["params"]}
+        recorded = lock[name].get("params", {}).get("params.yaml", {})
+        assert recorded == {key: parameters[key] for key in stage.get("params", [])}
         expected = {dep.replace("${source}", parameters["source"]) for dep in stage["deps"]}
         assert {dep["path"] for dep in lock[name]["deps"]} == expected
 
@@ -130,17 +131,36 @@ def test_going_back_takes_the_earlier_result_from_the_cache(project: Project) ->
     assert hashes(project) == before
 
 
-def test_a_typo_costs_nothing(project: Project) -> None:
-    """DVC removes a stage's outputs before it runs the stage; a refused value must not lose them."""
-    before = {path: path.read_bytes() for path in project.root.glob("reports/*")}
-    before |= {path: path.read_bytes() for path in project.root.glob("models/model.*")}
-    project.set(lr=-1)
-    refused = project.run("dvc", "repro", fails=True)
-    assert "train: error: params.yaml: lr: found -1, expected a number above 0" in refused.stderr
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lr=-1", "check: error: params.yaml: lr: found -1, expected a number above 0"),
+        ("calibration_bins=0", "check: error: params.yaml: calibration_bins: found 0, expected a whole number"),
+        ("dataset=folder", None),  # download runs, and refuses: an empty folder is no data set
+        (
+            "source=photos",
+            "check: error: params.yaml: source: found nothing at `photos`, expected a folder or an archive",
+        ),
+        ("+typo=1", "check: error: params.yaml: unknown key `typo`"),
+    ],
+)
+def test_a_refused_value_costs_nothing(
+    project: Project, reproduced: Project, setting: str, message: str | None
+) -> None:
+    """DVC removes a stage's outputs before it runs the stage, so the check comes before all of them."""
+    refused = project.run("dvc", "exp", "run", "-S", setting, fails=True)
     assert "Traceback" not in refused.stderr
+    before = artifacts(reproduced)
+    if message is None:
+        before = {path: md5 for path, md5 in before.items() if not path.startswith("data/raw")}
+    else:
+        assert message in refused.stderr
+        assert project.run("dvc", "repro", fails=True).stderr.startswith(message)
+    left = artifacts(project)
+    assert {path: left[path] for path in before} == before
     project.run("git", "checkout", "params.yaml")
     assert project.repro() == []
-    assert {path: path.read_bytes() for path in before} == before
+    assert artifacts(project) == artifacts(reproduced)
 
 
 def test_plots_show_every_picture(project: Project) -> None:
@@ -162,5 +182,5 @@ def test_plots_show_every_picture(project: Project) -> None:
 
 def test_the_pipeline_is_drawn_in_order(fresh: Project) -> None:
     drawn = fresh.run("dvc", "dag", "--mermaid").stdout
-    assert all(stage in drawn for stage in STAGES)
+    assert all(stage in drawn for stage in ["check", *STAGES])
     assert drawn.strip() in (ROOT / "README.md").read_text()

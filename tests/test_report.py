@@ -81,7 +81,7 @@ def test_a_report_in_a_bare_clone(proposal: Project) -> None:
     assert "Out of date" not in text
     lines = proposal.run("dvc", "metrics", "diff", "origin/main", "--md").stdout.splitlines()
     changed = {line.split("|")[2].strip() for line in lines if "metrics.json" in line}
-    assert {"accuracy", "loss", "macro_f1", "calibration_error", "accuracy_low", "accuracy_high"} <= changed
+    assert {"accuracy", "cross_entropy", "macro_f1", "calibration_error", "accuracy_low", "accuracy_high"} <= changed
     assert "| 0.003 " in proposal.run("dvc", "params", "diff", "origin/main", "--md").stdout
     proposal.run("dvc", "plots", "diff", "origin/main")
 

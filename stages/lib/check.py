@@ -14,6 +14,8 @@ import fastjsonschema
 
 from stages.lib.stage import UserError
 
+_IF_NEW = " (one that is new in the code is known after `make schema`)"
+
 
 def check(values: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     """Refuse values that do not fit the schema.
@@ -24,8 +26,8 @@ def check(values: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     properties = schema["properties"]
     for key in values:
         if key not in properties:
-            hint = _nearest(str(key), properties) or "; if it is a new parameter of a stage, run `make schema`"
-            raise UserError(f"params.yaml: unknown key `{key}`{hint}")
+            hint = _nearest(str(key), properties)
+            raise UserError(f"params.yaml: unknown key `{key}`{hint}{_IF_NEW}")
     for key in properties:
         if key not in values:
             raise UserError(f"params.yaml: the key `{key}` is missing: {properties[key]['description']}")
@@ -56,7 +58,7 @@ def _mismatch(key: str, value: Any, schema: Mapping[str, Any]) -> str:
         for name, option in value.items():
             if name not in options:
                 hint = _nearest(str(name), options) or f"; expected one of {', '.join(options)}"
-                return f"{key}: unknown option `{name}`{hint}"
+                return f"{key}: unknown option `{name}`{hint}{_IF_NEW}"
             try:
                 fastjsonschema.validate(options[name], option)
             except fastjsonschema.JsonSchemaValueException:
@@ -69,7 +71,8 @@ def _problem(value: Any, schema: Mapping[str, Any]) -> str:
     choices = _choices(schema)
     for name in value if isinstance(value, list) else [value]:
         if choices and isinstance(name, str) and name not in choices:
-            return f"unknown name `{name}`{_nearest(name, choices) or '; expected one of ' + ', '.join(choices)}"
+            hint = _nearest(name, choices) or f"; expected one of {', '.join(choices)}"
+            return f"unknown name `{name}`{hint}{_IF_NEW}"
     return f"found {_shown(value)}, expected {_expected(schema)} ({schema['description']})"
 
 

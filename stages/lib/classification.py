@@ -49,7 +49,7 @@ def judge(
         "accuracy": float(correct.mean()),
         "accuracy_low": low,
         "accuracy_high": high,
-        "loss": float(losses.mean()),
+        "cross_entropy": float(losses.mean()),
         "macro_f1": metrics.macro_f1(actual, predicted, len(data.classes)),
         "calibration_error": metrics.calibration_error(calibration),
         "rows": len(correct),

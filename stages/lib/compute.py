@@ -1,6 +1,7 @@
 """Where and how torch computes: the device, and the settings that make two equal runs equal to the last bit."""
 
 import os
+import re
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ def prepare(threads: int) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = re.split(r"\.(?: |$)|\n", str(error), maxsplit=1)[0]  # torch goes on with every backend it knows
         raise UserError(f"DEVICE: cannot compute on `{name}` ({reason}); unset DEVICE for the CPU") from error
     return device
 

@@ -25,7 +25,7 @@ FEW = 30  # test images of a class, whose share says little
 MEANING = {
     "accuracy": "share of the test images whose most probable class is the right one",
     "top_5_accuracy": "share whose right class is among the five most probable ones",
-    "loss": "mean cross-entropy, in nats",
+    "cross_entropy": "mean cross-entropy, in nats; without the label smoothing or class weights of the training loss",
     "macro_f1": "mean over the classes of F1, every class with the same weight",
     "calibration_error": "mean gap between confidence and accuracy (Guo et al. 2017)",
     "mae": "mean absolute error, in the unit of the targets",
@@ -124,8 +124,8 @@ def use_of_quantities(data: DataDescription) -> list[str]:
 
 
 HOW_OF_CLASSES = (
-    "Of shares they are Wilson's, of the loss the normal distribution's, of macro F1 a bootstrap's; the calibration "
-    "error has none, because drawing images anew makes it larger."
+    "Of shares they are Wilson's, of the cross-entropy the normal distribution's, of macro F1 a bootstrap's; the "
+    "calibration error has none, because drawing images anew makes it larger."
 )
 HOW_OF_QUANTITIES = "They are the normal distribution's, of the absolute and of the squared error."
 
@@ -161,7 +161,7 @@ def intervals(found: Judgement, data: DataDescription) -> dict[str, tuple[float,
     if data.classes:
         shares = {name: found.figures[name] for name in ("accuracy", "top_5_accuracy") if name in found.figures}
         rows = len(found.actual)
-        of = {"loss": metrics.mean_interval(found.losses)}
+        of = {"cross_entropy": metrics.mean_interval(found.losses)}
         for name, share in shares.items():
             of[name] = metrics.accuracy_interval(round(share * rows), rows)
         if shares["accuracy"] < 1:  # a bootstrap of nothing but right answers knows no other ones

@@ -6,8 +6,10 @@ others. The schema is generated from the stages' models (`make schema`) and can 
 is why no stage depends on it, and a new hyperparameter of one stage does not rerun another.
 """
 
+import os
 import re
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -53,12 +55,44 @@ def load(model: type[P]) -> P:
         UserError: the file is missing, empty or malformed, or any key of it, of this stage or another, is unknown,
             missing, of the wrong type, out of range, or does not go with another key.
     """
-    values = read(PARAMETERS)
-    check_all(values)
+    values = read_checked()
+    if missing := next((key for key in model.model_fields if key not in values), None):
+        raise UserError(
+            f"{PARAMETERS}: the key `{missing}` is missing, which the code of this stage reads: add it there and to "
+            "the stage's `params:` in dvc.yaml, then run `make schema`"
+        )
     try:
         return model.model_validate({key: values[key] for key in model.model_fields})
     except ValidationError as error:  # what a schema cannot say, such as a whole number beyond all floats
         raise UserError(f"{PARAMETERS}: {reason(error)}") from error
+
+
+def read_checked() -> dict[str, Any]:
+    """Read `params.yaml` and check all of it.
+
+    Raises:
+        UserError: as `load` does.
+    """
+    values = read(PARAMETERS)
+    try:
+        check_all(values)
+    except UserError:
+        _let_git_see_the_change()
+        raise
+    return values
+
+
+def _let_git_see_the_change() -> None:
+    """Move the modification time of `params.yaml` by a second.
+
+    `dvc exp run -S` restores the file, has git's index record it, writes the new value, runs the stages, and has
+    libgit2 write the index again. Git compares sizes and whole seconds. So a refused value that is as long as the old
+    one, and was written within the same second, looks unchanged: `git status` is clean, and `git checkout params.yaml`
+    does nothing. Git itself guards against that (its documentation calls it racy-git), libgit2 by nanoseconds alone.
+    """
+    status = PARAMETERS.stat()
+    with suppress(PermissionError):  # somebody else's file: git will not be asked to restore it
+        os.utime(PARAMETERS, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))
 
 
 def check_all(values: Mapping[str, Any]) -> None:
