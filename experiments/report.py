@@ -42,6 +42,7 @@ class Results:
     parameters: dict[str, Any]
     lock: dict[str, Any]  # stage -> its entry in dvc.lock
     metrics: dict[str, float]
+    processor: str | None  # the kind that they were made on
     curves: pd.DataFrame  # a row per epoch
     predictions: pd.DataFrame  # a row per test image (and quantity): index, actual, predicted, ...
 
@@ -108,11 +109,13 @@ def results(commit: str | None, name: str) -> Results | None:
             ours = f"resolve what is in it, or `git checkout {path}`" if path in WRITTEN_BY_HAND else "run `make repro`"
             remedy = ours if commit is None else "put it right there"
             raise UserError(f"{path} of `{name}` is damaged ({reason(error)}); {remedy}") from error
+    figures = flat({**parsed[METRICS], **parsed[SUMMARY]})
     return Results(
         name=name,
         parameters=parsed["params.yaml"],
         lock=parsed["dvc.lock"].get("stages", {}),
-        metrics=flat({**parsed[METRICS], **parsed[SUMMARY]}),
+        metrics={name: value for name, value in figures.items() if not isinstance(value, str)},
+        processor=figures.get("processor"),
         curves=parsed[CURVES],
         predictions=parsed[PREDICTIONS],
     )
@@ -165,6 +168,7 @@ def compared(base: Results, this: Results) -> list[str]:
     """All of them, where both sides have results."""
     parts = [
         out_of_date(),
+        other_processor(base, this),
         verdict(base, this),
         changed_parameters(base, this),
         metrics(base, this),
@@ -192,6 +196,16 @@ def out_of_date() -> str:
     return (
         f"> **Out of date:** what follows was measured before the last change of {named(changed)}. "
         "Run `make repro`, and commit dvc.lock and reports/."
+    )
+
+
+def other_processor(base: Results, this: Results) -> str:
+    """A warning, where the two sides were made on different kinds of processors."""
+    if base.processor == this.processor or None in (base.processor, this.processor):
+        return ""
+    return (
+        f"> **Other processor:** `{base.name}` was made on {base.processor}, this on {this.processor}. They round the "
+        "last bits differently, which moves the figures as another `seed` does, whatever else was changed."
     )
 
 

@@ -272,6 +272,7 @@ def train(parameters: Parameters, device: torch.device, group: processes.Group) 
         "epochs": len(progress.rows),
         "best_epoch": progress.best["epoch"],
         **{name.replace("score", score): value for name, value in progress.best.items() if name not in ("epoch", "lr")},
+        "processor": compute.processor(device),  # `make verify` demands equal bits on this kind alone
     }
     write_text(SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     checkpoint.finish(key, progress)

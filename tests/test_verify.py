@@ -7,43 +7,97 @@ import pandas as pd
 import pytest
 
 from experiments.status import named, stale
-from experiments.verify import Results, differences
+from experiments.verify import Results, comparison, contradictions
 from stages.lib.stage import UserError
 from tests.conftest import Project
 
-PREDICTIONS = pd.DataFrame({"index": range(1000), "actual": "3", "predicted": "3"}).astype(str)
-COMMITTED = Results({"accuracy": 0.923, "loss": 2.8, "rows": 1000}, PREDICTIONS)
+ROWS = 1000
+PREDICTIONS = pd.DataFrame({"index": range(ROWS), "actual": "3", "predicted": "3"}).astype(str)
+CURVES = pd.DataFrame({"epoch": [1, 2], "train_loss": [0.9, 0.5], "val_loss": [0.7, 0.6]})
+SUMMARY = {"best_epoch": 2, "train_loss": 0.5, "val_loss": 0.6, "processor": "one"}
 
 
-def rerun(figures: dict[str, float], other_predictions: int = 0, first_index: int = 0) -> Results:
+def classified(wrong: int, *, processor: str = "one", **metrics: float) -> Results:
+    """Results of a classifier that is wrong on the first rows."""
     predictions = PREDICTIONS.copy()
-    predictions.loc[: other_predictions - 1, "predicted"] = "8"
-    predictions.loc[0, "index"] = str(first_index)
-    return Results(COMMITTED.figures | figures, predictions)
+    predictions.loc[: wrong - 1, "predicted"] = "8"
+    accuracy = {"accuracy": 1 - wrong / ROWS, "cross_entropy": 0.3}
+    return Results(accuracy | metrics, SUMMARY | {"processor": processor}, CURVES, predictions)
+
+
+def regressed(error: float, *, processor: str = "one", **metrics: float) -> Results:
+    """Results of a regression that is always as wrong."""
+    predictions = pd.DataFrame({"index": range(ROWS), "quantity": "age", "actual": "2000.0", "residual": str(error)})
+    predictions = predictions.astype({"index": str})
+    return Results({"mae": error} | metrics, SUMMARY | {"processor": processor}, CURVES, predictions)
+
+
+def test_equal_bytes_are_verified_anywhere() -> None:
+    assert "the same to the last bit" in comparison(classified(80), classified(80, processor="other"), [])
 
 
 @pytest.mark.parametrize(
-    "other",
-    [rerun({}), rerun({"accuracy": 0.9279}), rerun({"accuracy": 0.9181}), rerun({"loss": 2.813}), rerun({}, 5)],
-)
-def test_rounding_is_allowed_for(other: Results) -> None:
-    assert differences(COMMITTED, other) == []
-
-
-@pytest.mark.parametrize(
-    ("other", "words"),
+    ("rerun", "words"),
     [
-        (rerun({"accuracy": 0.929}), "accuracy 0.923 is 0.929"),
-        (rerun({"accuracy": float("nan")}), "accuracy 0.923 is nan"),
-        (rerun({"loss": 2.82}), "loss 2.8 is 2.82"),
-        (rerun({"rows": 999}), "rows 1000 is 999"),
-        (rerun({"top_5": 0.99}), "top_5 None is 0.99"),
-        (rerun({}, 6), "reports/predictions.csv has 6 other predictions"),
-        (rerun({}, 0, 7), "reports/predictions.csv is of other test rows"),
+        (classified(81), "metrics.json accuracy 0.92 is 0.919"),
+        (classified(80, cross_entropy=0.3000001), "metrics.json cross_entropy 0.3 is 0.3000001"),
+        (classified(80), "the same kind of processor: reports/predictions.csv;"),
+        (regressed(8.0), "metrics.json mae None is 8.0"),
     ],
 )
-def test_other_results_are_refused(other: Results, words: str) -> None:
-    assert differences(COMMITTED, other) == [words]
+def test_on_the_same_kind_of_processor_every_byte_counts(rerun: Results, words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        comparison(classified(80), rerun, ["reports/predictions.csv"])
+
+
+@pytest.mark.parametrize(
+    ("committed", "rerun"),
+    [
+        (classified(113), classified(120, processor="other", cross_entropy=0.4)),
+        (classified(89), classified(124, processor="other")),  # as far apart as two kinds of rounding were seen to be
+        (regressed(8.0), regressed(9.0, processor="other")),
+    ],
+)
+def test_on_another_kind_figures_may_move(committed: Results, rerun: Results) -> None:
+    told = comparison(committed, rerun, ["dvc.lock", "reports/metrics.json"])
+    assert "not to the last bit" in told
+    assert "made on one, verified on other" in told
+
+
+@pytest.mark.parametrize(
+    ("committed", "rerun"),
+    [(classified(20), classified(100, processor="other")), (regressed(8.0), regressed(5.0, processor="other"))],
+)
+def test_on_another_kind_gross_errors_are_refused(committed: Results, rerun: Results) -> None:
+    with pytest.raises(UserError, match="by more than rounding explains"):
+        comparison(committed, rerun, ["dvc.lock"])
+
+
+def test_other_test_rows_are_refused() -> None:
+    rerun = classified(80, processor="other")
+    rerun.predictions.loc[0, "index"] = "7"
+    with pytest.raises(UserError, match="is of other test rows"):
+        comparison(classified(80), rerun, ["dvc.lock"])
+
+
+@pytest.mark.parametrize(
+    ("results", "words"),
+    [
+        (classified(80), []),
+        (regressed(8.0), []),
+        (classified(80, accuracy=0.99), ["reports/metrics.json accuracy is 0.99, the table gives 0.92"]),
+        (classified(80, accuracy=float("nan")), ["reports/metrics.json accuracy is nan, the table gives 0.92"]),
+        (regressed(8.0, mae=3.0), ["reports/metrics.json mae is 3.0, the table gives 8"]),
+    ],
+)
+def test_figures_that_their_tables_do_not_give(results: Results, words: list[str]) -> None:
+    assert contradictions(results) == words
+    other = Results(results.metrics, SUMMARY | {"val_loss": 0.1, "best_epoch": 1}, CURVES, results.predictions)
+    assert contradictions(other) == [
+        *words,
+        "reports/train.json best_epoch is 1, the table gives 2",
+        "reports/train.json val_loss is 0.1, the table gives 0.6",
+    ]
 
 
 def test_data_of_another_branch_are_not_stale(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

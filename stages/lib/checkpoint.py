@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stages.lib import compute
 from stages.lib.files import replacing
 from stages.lib.stage import STATE
 
@@ -69,10 +70,7 @@ def key(parameters: Mapping[str, Any], inputs: Sequence[object], device: torch.d
         inputs: what the data say of themselves, and their hashes; JSON.
         device: to compute on.
     """
-    processor = [str(device), torch.backends.cpu.get_cpu_capability()]
-    if device.type == "cuda":
-        processor.append(torch.cuda.get_device_name(device))
-    fixed = [parameters, list(inputs), torch.__version__, processor]
+    fixed = [parameters, list(inputs), torch.__version__, str(device), compute.processor(device)]
     digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode())
     modules = [module for name, module in sys.modules.items() if name == "__main__" or name.startswith("stages.")]
     for path in sorted({file for module in modules if (file := getattr(module, "__file__", None))}):

@@ -1,12 +1,17 @@
 """Where and how torch computes: the device, and the settings that make two equal runs equal to the last bit."""
 
 import os
+import platform
 import re
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from stages.lib.stage import UserError
+
+CPUINFO = Path("/proc/cpuinfo")
+MODEL_FIELDS = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")  # of x86-64, and of Arm
 
 
 def prepare(threads: int) -> torch.device:
@@ -32,6 +37,25 @@ def prepare(threads: int) -> torch.device:
         reason = re.split(r"\.(?: |$)|\n", str(error), maxsplit=1)[0]  # torch goes on with every backend it knows
         raise UserError(f"DEVICE: cannot compute on `{name}` ({reason}); unset DEVICE for the CPU") from error
     return device
+
+
+def processor(device: torch.device) -> str:
+    """Name the kind of processor that computes on `device`, such as "x86_64 AuthenticAMD 26 2 AVX512".
+
+    Another kind rounds the last bits differently: vendor and model choose the kernels of the matrix library, and the
+    vector instructions those of PyTorch.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return str(device)
+    fields = {}
+    if CPUINFO.exists():  # Linux
+        for line in CPUINFO.read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines():
+            name, _, value = line.partition(":")
+            fields[name.strip()] = value.strip()
+    model = [fields[name] for name in MODEL_FIELDS if name in fields] or platform.processor().split()
+    return " ".join([platform.machine(), *model, torch.backends.cpu.get_cpu_capability()])
 
 
 class InBfloat16(nn.Module):
