@@ -16,6 +16,7 @@
 #   make check    lint, format and types; the workflows, too
 #   make schema   params.schema.json, after a change of a stage's parameters
 #   make lock     requirements.lock, after a change of pyproject.toml (needs uv)
+#   make help     this list
 
 PYTHON ?= python3
 BASE ?=
@@ -35,7 +36,7 @@ RUNTIME := demo/node_modules/.package-lock.json
 # DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro predict card export demo test torture plots report verify sweep bench scale check schema lock
+.PHONY: repro predict card export demo test torture plots report verify sweep bench scale check schema lock help
 
 repro: $(INSTALLED)
 	@$(BIN)/dvc repro
@@ -85,6 +86,9 @@ check: $(INSTALLED)
 
 schema: $(INSTALLED)
 	@$(BIN)/python -m stages.schema
+
+help:
+	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
 
 $(TEMPLATE): $(INSTALLED) experiments/plots.py
 	@$(BIN)/python -m experiments.plots
