@@ -7,6 +7,7 @@
 #   make demo     a page on which to draw a digit and see what the model says: reports/demo/ (needs npm)
 #   make test     every test
 #   make torture  the long ones: hundreds of interrupted runs, thousands of damaged files; ends with their counts
+#   make plots    the plots as one page that needs no network, dvc_plots/index.html; beside those of BASE=main if asked
 #   make report   what this change does to the results, against BASE=main: report.md
 #   make verify   whether the last commit's results come out again, run from nothing in a clone of their own
 #   make sweep    a grid of experiments, NAME=learning-rate, or PART=1/2 of it, and the table of what came out
@@ -15,9 +16,10 @@
 #   make check    lint, format and types; the workflows, too
 #   make schema   params.schema.json, after a change of a stage's parameters
 #   make lock     requirements.lock, after a change of pyproject.toml (needs uv)
+#   make help     this list
 
 PYTHON ?= python3
-BASE ?= main
+BASE ?=
 NAME ?= learning-rate
 PART ?= 1/1
 IMAGES ?=
@@ -29,11 +31,12 @@ override export PART := $(value PART)
 override export IMAGES := $(value IMAGES)
 BIN := .venv/bin
 INSTALLED := .venv/installed-from-lock
+TEMPLATE := .dvc/plots/offline.html
 RUNTIME := demo/node_modules/.package-lock.json
 # DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro predict card export demo test torture report verify sweep bench scale check schema lock
+.PHONY: repro predict card export demo test torture plots report verify sweep bench scale check schema lock help
 
 repro: $(INSTALLED)
 	@$(BIN)/dvc repro
@@ -57,8 +60,11 @@ test: $(INSTALLED)
 torture: $(INSTALLED)
 	@$(BIN)/pytest --torture -m torture
 
+plots: $(TEMPLATE)
+	@$(BIN)/dvc plots $(if $(BASE),diff,show) --html-template $(TEMPLATE) $(if $(BASE),-- "$$BASE")
+
 report: $(INSTALLED)
-	@$(BIN)/python -m experiments.report "$$BASE"
+	@$(BIN)/python -m experiments.report "$${BASE:-main}"
 
 verify: $(INSTALLED)
 	@$(BIN)/python -m experiments.verify
@@ -81,6 +87,12 @@ check: $(INSTALLED)
 schema: $(INSTALLED)
 	@$(BIN)/python -m stages.schema
 
+help:
+	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
+
+$(TEMPLATE): $(INSTALLED) experiments/plots.py
+	@$(BIN)/python -m experiments.plots
+
 $(RUNTIME): demo/package-lock.json
 	@command -v npm > /dev/null || { echo 'npm is not installed: it brings onnxruntime-web to the demo'; exit 1; }
 	@npm ci --prefix demo --ignore-scripts --no-audit --no-fund --silent
@@ -88,7 +100,7 @@ $(RUNTIME): demo/package-lock.json
 
 lock:
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-	    --extra export --extra s3 --group dev pyproject.toml --output-file requirements.lock
+	    --extra export --extra plots --extra s3 --group dev pyproject.toml --output-file requirements.lock
 
 .venv: $(INSTALLED)
 

@@ -7,6 +7,7 @@ In:  params.yaml, dvc.lock and reports/ of the working tree, and the same files 
 Out: report.md, also printed: Markdown, with its pictures as text that GitHub draws (Mermaid), so that one file is all.
 """
 
+import argparse
 import io
 import json
 import subprocess
@@ -23,6 +24,7 @@ from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 from experiments.comparison import paired, paired_errors
 from experiments.figures import flat
 from experiments.status import CARD, card_of_other_results, named, stale
+from stages.lib.command_line import Parser
 from stages.lib.files import write_text
 from stages.lib.markdown import row, table_of
 from stages.lib.stage import UserError, reason, run
@@ -53,9 +55,13 @@ class Results:
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
-        raise UserError("expected one revision to compare with: make report BASE=main")
-    name = sys.argv[1]
+    parser = Parser(
+        prog="python -m experiments.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("revision", help="what to compare the working tree with")
+    name = parser.parse_args().revision
     commit = resolved(name)
     name = name if not commit.startswith(name) else commit[:9]
     base, this = results(commit, name), results(None, "this")
@@ -66,7 +72,8 @@ def main() -> None:
         parts.append(f"`{CARD}` tells of other results. `make card` writes it anew, if this one is to be passed on.")
     text = "\n\n".join(filter(None, parts)) + "\n"
     write_text(REPORT, text)
-    print(text, end="")
+    print(text, end="", flush=True)
+    print(f"report: written to {REPORT}", file=sys.stderr)
 
 
 # --- Reading two revisions ---

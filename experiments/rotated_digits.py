@@ -6,7 +6,7 @@ In:  data/normalized/, as the last `dvc repro` left it.
 Out: FOLDER/digits/*.png, and FOLDER/angles.csv with the columns path, target (degrees, counterclockwise) and split.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from stages.lib import shards
+from stages.lib.command_line import Parser
 from stages.lib.files import replacing_folder
 from stages.lib.stage import UserError, run
 
@@ -22,13 +23,18 @@ MOST_DEGREES = 45
 
 
 def main() -> None:
-    if len(sys.argv) != 2 or Path(sys.argv[1]).exists():
-        raise UserError(
-            "expected the name of a folder that is not there yet: python -m experiments.rotated_digits FOLDER"
-        )
+    parser = Parser(
+        prog="python -m experiments.rotated_digits",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("target", type=Path, metavar="FOLDER", help="where to write; it must not exist yet")
+    target = parser.parse_args().target
+    if target.exists():
+        raise UserError(f"{target}: exists, expected the name of a folder that is not there yet")
     random = np.random.default_rng(0)
     rows = []
-    with replacing_folder(Path(sys.argv[1])) as folder:
+    with replacing_folder(target) as folder:
         (folder / "digits").mkdir()
         for split in shards.SPLITS:
             stored = shards.read(NORMALIZED / split)
@@ -39,7 +45,7 @@ def main() -> None:
                 turned.save(folder / path)
                 rows.append({"path": path, "target": degrees, "split": split})
         pd.DataFrame(rows).to_csv(folder / "angles.csv", index=False, lineterminator="\n")
-    print(f"{len(rows):,} digits and angles.csv in {sys.argv[1]}")
+    print(f"{len(rows):,} digits and angles.csv in {target}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Out: a table, the most probable classes of each image first (of a regression, it
 Images come to the geometry, the channels and the scale of the training images by the code that brought those there.
 """
 
-from stages.lib.stage import UserError, reason, run
+from stages.lib.stage import reason, run
 
 # isort: split
 
@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stages.lib import compute, model_file, tasks, unseen
+from stages.lib.command_line import Parser
 from stages.lib.description import DataDescription
 from stages.lib.files import write_table
 from stages.lib.inference import outputs_of, rows_at_a_time
@@ -79,13 +80,6 @@ def main() -> None:
         print(f"predict: error: {problem}", file=sys.stderr)
     if problems:
         sys.exit(1)
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every command here does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; -h tells more")
 
 
 def parsed() -> argparse.Namespace:

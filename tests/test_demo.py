@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
+from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.common.by import By
@@ -24,7 +24,8 @@ from selenium.webdriver.support.wait import WebDriverWait
 from stages.lib import exported, geometry, model_file, shards
 from stages.lib.description import DataDescription
 from stages.lib.end_to_end import end_to_end
-from tests.conftest import BROWSER, DRIVER, RUNTIME, Project
+from tests.browser import chromium
+from tests.conftest import RUNTIME, Project
 
 # One browser, and one page, for all of them.
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("shipped")]
@@ -51,19 +52,7 @@ def page(shipped: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """A browser that reaches the loopback alone."""
-    options = ChromeOptions()
-    assert BROWSER, "no Chromium or Chrome"
-    assert DRIVER, "no chromedriver"
-    options.binary_location = BROWSER
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for argument in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
-        *("disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=1000,900"),
-        "host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
-        f"user-data-dir={tmp_path_factory.mktemp('browser')}",
-    ):
-        options.add_argument(f"--{argument}")
-    driver = Chrome(options, ChromeService(DRIVER))
+    driver = chromium(tmp_path_factory.mktemp("browser"))
     yield driver
     driver.quit()
 

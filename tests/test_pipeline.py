@@ -168,10 +168,10 @@ def test_plots_show_every_picture(project: Project) -> None:
     page = (project.root / "dvc_plots/index.html").read_text()
     for title in (
         "Loss",
-        "Accuracy (of a regression R2)",
+        "Accuracy (R2 of a regression)",
         "Predicted and actual on the test split",
         "Errors on the test split",
-        "Found of each class on the test split",
+        "Recall of each class on the test split",
         "Calibration on the test split",
     ):
         assert page.count(f'"text": "{title}"') + page.count(f'"title": "{title}"') >= 1, title

@@ -60,17 +60,29 @@ def test_actions_are_pinned_and_steps_are_short() -> None:
                     assert step["run"].removeprefix("make ") in targets
 
 
-def test_a_name_is_not_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["report", "plots"])
+def test_a_name_is_not_run(tmp_path: Path, command: str) -> None:
     """By make or by its shell, whether it comes from the environment or from the command line."""
+    for name in ("python", "dvc"):  # print their last argument
+        (tmp_path / name).write_text('#!/bin/sh\nfor last; do :; done; printf "%s" "$last"\n')
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "experiments").mkdir()
+    for name in ("requirements.lock", "experiments/plots.py", "installed", "template"):  # each newer than the last
+        (tmp_path / name).touch()
+    own = ("--silent", f"--file={ROOT}/Makefile", "INSTALLED=installed", "TEMPLATE=template", f"BIN={tmp_path}")
+    before = sorted(tmp_path.iterdir())
     for name in ("$(shell touch injected)", "a; touch injected", "$(touch injected)", "`touch injected`"):
         for arguments, variables in (([], {"BASE": name}), ([f"BASE={name}"], {})):
-            subprocess.run(
-                ["make", "--silent", "-f", ROOT / "Makefile", "INSTALLED=installed", "BIN=.", "report", *arguments],
+            done = subprocess.run(
+                ["make", *own, command, *arguments],
                 cwd=tmp_path,
                 env=environment() | variables,
                 capture_output=True,
+                text=True,
+                check=True,
             )
-            assert list(tmp_path.iterdir()) == []
+            assert done.stdout == name
+            assert sorted(tmp_path.iterdir()) == before
 
 
 def test_every_check_is_made() -> None:

@@ -87,7 +87,9 @@ def test_a_report_in_a_bare_clone(proposal: Project) -> None:
 
 
 def test_nothing_changed(fresh: Project) -> None:
-    text = report(fresh)
+    done = fresh.run("python", "-W", "error", "-m", "experiments.report", "main")
+    assert done.stderr == "report: written to report.md\n"
+    text = done.stdout
     assert "+0.00 points" in text
     assert "No parameter changed." in text
     assert "other inputs or outputs: none." in text

@@ -1,0 +1,42 @@
+"""The command lines of experiments/: help, and a mistake in one line."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Project
+
+# sweep.py has tests of its own.
+COMMANDS = sorted(
+    path.stem for path in (ROOT / "experiments").glob("*.py") if "__main__" in path.read_text() and path.stem != "sweep"
+)
+
+
+def run(folder: Path, command: str, *arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run a command of this working tree in another folder, where it finds nothing."""
+    module = f"experiments.{command}"
+    return Project(folder).run("python", "-W", "error", "-m", module, *arguments, fails=fails, PYTHONPATH=str(ROOT))
+
+
+def test_the_commands_are_found() -> None:
+    assert {"plots", "report", "rotated_digits", "verify"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_the_docstring(tmp_path: Path, command: str, option: str) -> None:
+    done = run(tmp_path, command, option)
+    docstring = (ROOT / f"experiments/{command}.py").read_text().split('"""')[1]
+    assert docstring.strip() in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["--unknown"], ["one", "two"]])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_mistake_is_one_line(tmp_path: Path, command: str, arguments: list[str]) -> None:
+    done = run(tmp_path, command, *arguments, fails=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"{command}: error: ")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,24 @@
+"""The Makefile's own commands, without running what they stand for."""
+
+import re
+import subprocess
+
+from tests.conftest import ROOT, environment
+
+
+def make(*arguments: str) -> str:
+    """What make prints, in the project's folder."""
+    return subprocess.run(
+        ["make", *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_help_lists_every_command() -> None:
+    listed = re.findall(r"^  make (\w+)  +\S", make("help"), re.MULTILINE)
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony
+    assert sorted(listed) == sorted(phony[1].split())
+
+
+def test_make_alone_runs_the_pipeline() -> None:
+    assert make("--dry-run").splitlines()[-1] == ".venv/bin/dvc repro"

@@ -1,0 +1,126 @@
+"""The page of `make plots`, in a real browser without a network."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from selenium.webdriver import Chrome
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.browser import chromium
+from tests.conftest import ROOT, Project
+
+# In the worker that reproduces a project for test_demo.py, too.
+pytestmark = pytest.mark.xdist_group("shipped")
+
+PLOTS = """
+return Array.from(document.querySelectorAll("svg.marks"), (svg) => ({
+  title: Array.from(svg.querySelectorAll(".role-title-text text")).at(-1).textContent, // behind those of its facets
+  text: svg.textContent,
+  marks: svg.querySelectorAll("g[role=graphics-object] > :is(path, text)").length,
+  width: svg.clientWidth,
+}))
+"""
+IMAGES = "return Array.from(document.images, (image) => image.naturalWidth)"
+LOADED = """
+return Array.from(document.querySelectorAll("[src], link[href]"), (element) => element.src || element.href)
+  .concat(performance.getEntriesByType("resource").map((entry) => entry.name))
+"""
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Chrome]:
+    driver = chromium(tmp_path / "profile")
+    yield driver
+    driver.quit()
+
+
+def titles() -> list[str]:
+    """The titles of all plots in dvc.yaml but the pictures."""
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    plots = [plot for stage in pipeline["stages"].values() for plot in stage.get("plots", [])] + pipeline["plots"]
+    return sorted(about["title"] for plot in plots for about in plot.values() if "title" in about)
+
+
+def errors(browser: Chrome) -> list[str]:
+    """The errors in the browser's console since the last call."""
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def opened(browser: Chrome, page: Path, plots: int) -> list[dict[str, Any]]:
+    """Open a page from the disk and return its plots, once there are that many."""
+    browser.get(page.as_uri())
+    WebDriverWait(browser, 30).until(lambda _: len(browser.execute_script(PLOTS)) >= plots)
+    return list(browser.execute_script(PLOTS))
+
+
+@pytest.mark.browser
+def test_every_plot_is_drawn_without_a_network(project: Project, browser: Chrome, tmp_path: Path) -> None:
+    (project.root / "installed").touch()
+    make = ("make", "--silent", "INSTALLED=installed", f"BIN={Path(sys.executable).parent}", "plots")
+    page = project.root / "dvc_plots/index.html"
+
+    # DVC's own page: this browser has no network, and says so.
+    project.run("dvc", "plots", "show")
+    browser.get(page.as_uri())
+    assert any("ERR_NAME_NOT_RESOLVED" in message for message in errors(browser))
+    assert browser.execute_script(PLOTS) == []
+    shutil.rmtree(page.parent)
+
+    # The working tree.
+    done = project.run(*make)
+    assert (done.stdout, done.stderr) == (f"{page.as_uri()}\n", "")
+    moved = tmp_path / "moved"
+    shutil.copytree(page.parent, moved)
+    plots = opened(browser, moved / "index.html", len(titles()))
+    assert sorted(plot["title"] for plot in plots) == titles()
+    for plot in plots:
+        assert plot["width"] > 100, plot
+        assert plot["marks"] > 0, plot
+        assert "main" not in plot["text"], plot
+    assert [width > 100 for width in browser.execute_script(IMAGES)] == [True]
+    assert [address for address in browser.execute_script(LOADED) if not address.startswith("file:")] == []
+    assert errors(browser) == []
+
+    # Two revisions.
+    project.set(lr=0.003, epochs=2)
+    project.repro()
+    done = project.run(*make, "BASE=main")
+    assert (done.stdout, done.stderr) == (f"{page.as_uri()}\n", "")
+    plots = opened(browser, page, len(titles()))
+    assert sorted(plot["title"] for plot in plots) == titles()
+    for plot in plots:
+        assert "workspace" in plot["text"], plot
+        assert "main" in plot["text"], plot
+    assert len(browser.execute_script(IMAGES)) == 2
+    assert errors(browser) == []
+
+    # DVC's own commands, once they know of the template.
+    compared = page.read_text()
+    project.run("dvc", "config", "--local", "plots.html_template", "plots/offline.html")
+    project.run("dvc", "plots", "diff", "main")
+    assert page.read_text() == compared
+    assert project.run("git", "status", "--porcelain", "--", ".dvc", "dvc_plots").stdout == ""
+
+
+@pytest.mark.browser
+def test_an_empty_plot_leaves_no_trace(project: Project, browser: Chrome) -> None:
+    """As those of a regression, which has no classes."""
+    project.run("python", "-W", "error", "-m", "experiments.plots")
+    classes = project.root / "reports/classes.csv"
+    classes.write_text(classes.read_text().splitlines()[0] + "\n")
+    project.run("dvc", "plots", "show", "--html-template", ".dvc/plots/offline.html")
+    plots = opened(browser, project.root / "dvc_plots/index.html", len(titles()) - 1)
+    assert len(plots) == len(titles()) - 1
+    assert browser.execute_script("return document.getElementById('reports_classes_csv').offsetHeight") == 0
+    assert errors(browser) == []
+
+
+def test_a_revision_that_git_does_not_know(project: Project) -> None:
+    (project.root / "installed").touch()
+    own = ("INSTALLED=installed", f"BIN={Path(sys.executable).parent}", "BASE=--help")
+    assert "unknown Git revision '--help'" in project.run("make", "plots", *own, fails=True).stderr
