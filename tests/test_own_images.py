@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -350,3 +351,32 @@ def test_dvc_notices_every_change_of_the_source(fresh: Project, tmp_path: Path) 
     assert fresh.repro("cache") == ["cache"], "download and normalize as before: out of DVC's cache"
     (source / "red/readme.txt").write_text("no image")
     assert fresh.repro("cache") == ["download", "normalize"]
+
+
+def test_predictions_name_the_files(fresh: Project, tmp_path: Path) -> None:
+    source = album(tmp_path / "photos")
+    fresh.set(dataset="folder", source=source, image_size=SIZE, epochs=1, storage_dtype="float16")
+    fresh.repro()
+    table = fresh.root / "reports/predictions.csv"
+    predictions = pd.read_csv(table)
+    assert list(predictions) == ["index", "file", "actual", "predicted", "confidence"]
+    every = sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
+    assert predictions["file"].tolist() == [every[row] for row in predictions["index"]]
+    assert (predictions["file"].str.split("/").str[0] == predictions["actual"]).all()
+    fresh.stage("card")
+    card = (fresh.root / "reports/model_card.md").read_text()
+    assert "| file | actual | predicted |" in card
+    wrong = predictions[predictions["actual"] != predictions["predicted"]]
+    assert all(f"| {file} |" in card for file in wrong.nlargest(3, "confidence")["file"])
+
+    before = table.read_bytes()
+    fresh.stage("evaluate", TORCHRUN="--nproc-per-node 2")
+    assert table.read_bytes() == before
+
+    file = predictions["file"][0]
+    (source / file).rename(source / file.replace(".png", "x.png"))  # which leaves it where it was in the order
+    assert fresh.repro() == ["download", "normalize", "cache", "evaluate"], "its model is still the one"
+    assert table.read_bytes() == before.replace(file.encode(), file.replace(".png", "x.png").encode())
+    other = next(file for file in every if file not in set(predictions["file"]))
+    (source / other).rename(source / other.replace(".png", "x.png"))
+    assert fresh.repro() == ["download", "normalize"], "which is not of the test split"

@@ -15,6 +15,9 @@ PREDICTIONS = pd.DataFrame({"index": range(1000), "actual": "3", "predicted": "3
 COMMITTED = Results({"accuracy": 0.923, "loss": 2.8, "rows": 1000}, PREDICTIONS)
 
 
+NAMED = Results(COMMITTED.figures, PREDICTIONS.assign(file="a.png"))  # by a version that names files
+
+
 def rerun(figures: dict[str, float], other_predictions: int = 0, first_index: int = 0) -> Results:
     predictions = PREDICTIONS.copy()
     predictions.loc[: other_predictions - 1, "predicted"] = "8"
@@ -24,10 +27,10 @@ def rerun(figures: dict[str, float], other_predictions: int = 0, first_index: in
 
 @pytest.mark.parametrize(
     "other",
-    [rerun({}), rerun({"accuracy": 0.9279}), rerun({"accuracy": 0.9181}), rerun({"loss": 2.813}), rerun({}, 5)],
+    [rerun({}), rerun({"accuracy": 0.9279}), rerun({"accuracy": 0.9181}), rerun({"loss": 2.813}), rerun({}, 5), NAMED],
 )
 def test_rounding_is_allowed_for(other: Results) -> None:
-    assert differences(COMMITTED, other) == []
+    assert differences(COMMITTED, other) == differences(other, COMMITTED) == []
 
 
 @pytest.mark.parametrize(
