@@ -129,8 +129,10 @@ def results(commit: str | None, name: str) -> Results | None:
 
 
 def table(text: str) -> pd.DataFrame:
-    """A CSV whose class names stay text, also where they are numbers or `NA`."""
-    return pd.read_csv(io.StringIO(text), dtype={"actual": str, "predicted": str}, keep_default_na=False)
+    """A CSV whose class and file names stay text, even if they are numbers or `NA`."""
+    return pd.read_csv(
+        io.StringIO(text), dtype=dict.fromkeys(("file", "actual", "predicted"), str), keep_default_na=False
+    )
 
 
 def mapping(text: str) -> dict[str, Any]:
@@ -352,7 +354,7 @@ def confusion(base: Results, this: Results) -> str:
             place = np.unravel_index(flat, change.shape)
             cells = [names[number] for number in place] + [side[place] for side in counts] + [f"{change[place]:+d}"]
             lines.append(row(*cells))
-        head = ["actual", "said", f"`{base.name}`", "this", "change"]
+        head = ["actual", "predicted", f"`{base.name}`", "this", "change"]
         return "### Confusions that changed most\n\n" + table_of(head, lines)
     sides = []
     for name, matrix in zip((f"`{base.name}`", "this"), counts, strict=True):

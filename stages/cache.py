@@ -2,7 +2,7 @@
 
     python -m stages.cache
 
-In:  uint8 images, targets and statistics.
+In:  uint8 images, targets, file names and statistics.
 Out: data/tensors/{train,val,test}/, the same ready for training: standardized, or as the bytes that they are, which
      take a fourth of the room and are standardized when they are used. Those bytes DVC stores once for both stages.
 """
@@ -42,6 +42,7 @@ def main() -> None:
         for name in shards.SPLITS:
             split = shards.read(NORMALIZED / name)
             data, targets, index = split.description, split.labels("targets"), split.labels("index")
+            files = split.files()
             writer = shards.Writer(folder / name, data.shape, dtype)
             block = max(1, BLOCK // split.bytes_of_a_row)
             for first in range(0, len(split), block):
@@ -49,7 +50,7 @@ def main() -> None:
                 images = split.images(rows.start, rows.stop)
                 if dtype != np.uint8:
                     images = standardize(images, data.mean, data.std).astype(dtype, copy=False)
-                writer.append(images, targets[rows], index[rows])
+                writer.append(images, targets[rows], index[rows], files and files[rows])
             writer.finish(data, "cache")
             size = sum(file.stat().st_size for file in (folder / name).iterdir())
             print(f"{name:>5}: {len(split):,} images, {size:,} bytes")

@@ -68,10 +68,10 @@ def evaluate(
     for name in ("predictions", "errors", "classes", "calibration"):
         decimals = 6 if model.data.classes else None  # shares; of quantities nobody knows what is much
         write_table(REPORTS / f"{name}.csv", getattr(found, name), decimals=decimals)
-    worst = [test.rows(row, row + 1) for row in found.worst.tolist()]
+    worst = [test.rows(mistake.row, mistake.row + 1) for mistake in found.mistakes]
     pixels = to_pixels(tensors.Standardize(model.data)(torch.cat(worst or [test.rows(0, 0)])).numpy(), model.data)
     with replacing(REPORTS / "mistakes.png") as temporary:
-        mistakes_sheet(pixels, found.captions).save(temporary, "PNG")
+        mistakes_sheet(pixels, found.mistakes).save(temporary, "PNG")
     write_text(REPORTS / "metrics.json", json.dumps(found.figures, indent=2, allow_nan=False) + "\n")
     print(found.sentence)
 
@@ -96,7 +96,8 @@ def judged(outputs: Iterable[tuple[slice, torch.Tensor]], test: tensors.Split, p
         judge: Callable[..., Judgement] = partial(classification.judge, bins=parameters.calibration_bins)
     else:
         judge = regression.judge
-    return judge(outputs, test.targets, test.index.numpy(), test.description, most=parameters.mistakes_shown)
+    most = parameters.mistakes_shown
+    return judge(outputs, test.targets, test.index.numpy(), test.description, files=test.files, most=most)
 
 
 def to_pixels(standardized: np.ndarray, data: DataDescription) -> np.ndarray:

@@ -3,9 +3,9 @@
     python -m stages.normalize
 
 In:  the original files, whatever their format.
-Out: data/normalized/{train,val,test}/, images uint8 (N, C, H, W) of one geometry, targets and source rows, and with
-     each split what the data are: classes, and mean and standard deviation of the training pixels, of them alone; of
-     a regression also those of its targets.
+Out: data/normalized/{train,val,test}/, images uint8 (N, C, H, W) of one geometry, targets and source rows, of test also
+     the paths of the files if the source has a file per image; and with each split what the data are: classes, and
+     mean and standard deviation of the training pixels, of them alone; of a regression also those of its targets.
 Images are read once, a block at a time, however many there are. An official test part stays the test split; otherwise
 each class is divided by `test_fraction` and `val_fraction`.
 """
@@ -87,7 +87,10 @@ def main() -> None:
             digests = {name: np.empty(len(part.targets), np.uint64) for name, part in splits.items()}
             counts = np.zeros((shape[0], 256), np.int64)
             for name, images, rows in fitted(splits, parameters.image_size):
-                writers[name].append(images, splits[name].targets[rows], splits[name].index[rows])
+                part = splits[name]
+                # Only evaluate names files. Without them in train and val, renamed files do not start a new training.
+                files = [part.files[row] for row in part.index[rows]] if part.files and name == "test" else None
+                writers[name].append(images, part.targets[rows], part.index[rows], files)
                 digests[name][rows] = duplicates.digests(images)
                 if name == "train":
                     counts += statistics.count_values(images)

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from stages.lib import compute, model_file, tasks, unseen
 from stages.lib.command_line import Parser
 from stages.lib.description import DataDescription
-from stages.lib.files import write_table
+from stages.lib.files import printable, write_table
 from stages.lib.inference import outputs_of, rows_at_a_time
 from stages.lib.processes import ALONE
 
@@ -144,11 +144,6 @@ def told(
     every = {"image": list(map(printable, files)), "inverted": inverted, **said}
     read = [row for row in range(len(files)) if row not in images.unreadable]
     return {name: [cells[row] for row in read] for name, cells in every.items()}
-
-
-def printable(path: Path) -> str:
-    """A path in one line of UTF-8, whatever its name holds."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(path))
 
 
 def ranked(logits: Tensor, classes: Sequence[str], most: int) -> dict[str, list[Any]]:

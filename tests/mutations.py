@@ -54,7 +54,7 @@ from stages.lib import (
 from stages.lib.archives import ArchiveError, unpack
 from stages.lib.datasets import DATASETS, Packaged
 from stages.lib.description import DataDescription
-from stages.lib.sealed import seal
+from stages.lib.sealed import seal, unseal
 from stages.lib.stage import UserError
 from tests.conftest import ROOT, default_parameters
 
@@ -164,13 +164,24 @@ def read_manifest() -> Any:
 
 def read_normalized() -> Any:
     split = shards.read(cache.NORMALIZED / "train")
-    return [split.images(0, len(split)).tolist(), split.labels("targets").tolist(), split.description, split.sha256]
+    rows = [split.images(0, len(split)).tolist(), split.labels("targets").tolist(), split.files()]
+    return [*rows, split.description, split.sha256]
+
+
+def read_shard_sealed_anew() -> Any:
+    """A shard whose hash split.json has as it is now."""
+    shard, path = (cache.NORMALIZED / "train" / name for name in ("00000.safetensors", shards.SPLIT))
+    fields = unseal(path.read_bytes())
+    fields["shards"][0]["sha256"] = hashlib.sha256(shard.read_bytes()).hexdigest()
+    path.write_text(seal(fields))
+    return read_normalized()
 
 
 def read_tensors() -> Any:
     split = tensors.read(train.TRAIN, memory=1 << 20)
     assert isinstance(split.images, torch.Tensor)
-    return [split.images.tolist(), split.targets.tolist(), split.index.tolist(), split.description, split.sha256]
+    rows = [split.images.tolist(), split.targets.tolist(), split.index.tolist(), split.files]
+    return [*rows, split.description, split.sha256]
 
 
 def read_model() -> Any:
@@ -295,7 +306,7 @@ def make() -> Iterator[Kind]:
     standardized = cache.standardize(IMAGES, [0.5], [0.25])
     for folder, stored in ((cache.NORMALIZED / "train", IMAGES), (train.TRAIN, standardized)):
         writer = shards.Writer(folder, DESCRIPTION.shape, stored.dtype)
-        writer.append(stored, TARGETS, np.arange(12))
+        writer.append(stored, TARGETS, np.arange(12), [f"{row} é.png" for row in range(12)])
         writer.finish(DESCRIPTION, "cache")
     for folder, read in ((cache.NORMALIZED / "train", read_normalized), (train.TRAIN, read_tensors)):
         for path in sorted(folder.iterdir()):
@@ -318,6 +329,9 @@ def make() -> Iterator[Kind]:
     yield Kind("model.json sealed anew", str(path), path.read_bytes(), read_model, None, JSON, seal_anew)
     path = cache.NORMALIZED / "train" / shards.SPLIT
     yield Kind("split.json sealed anew", str(path), path.read_bytes(), read_normalized, None, JSON, seal_anew)
+    path = cache.NORMALIZED / "train" / "00000.safetensors"
+    types = (b"U8", b"I64", b"F64", b"F16", b"BF16", b"F8_E4M3", b"BOOL", b"files", b"file_ends", b"index")
+    yield Kind("shard sealed anew", str(path), path.read_bytes(), read_shard_sealed_anew, None, types)
 
     progress = checkpoint.Progress(step=3)
     progress.finish_epoch({"epoch": 1, "val_loss": 0.5}, network)

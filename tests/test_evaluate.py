@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
 from stages import evaluate
 from stages.lib import model_file, shards, tensors
-from stages.lib.pictures import mistakes_sheet
+from stages.lib.judgement import Mistake
+from stages.lib.pictures import GAP, LINE, ROOM, SIDE, caption, mistakes_sheet
 from stages.lib.sealed import seal, unseal
 from tests.conftest import Project
 
@@ -66,17 +68,21 @@ def test_pixels_come_back(reproduced: Project) -> None:
     np.testing.assert_array_equal(evaluate.to_pixels(standardized.numpy(), test.description), original)
 
 
+def mistake(file: str | None = None, actual: str = "7", predicted: str = "0") -> Mistake:
+    return Mistake(row=3, index=35, file=file, actual=actual, predicted=predicted, confidence=0.99)
+
+
 def test_the_sheet_shows_each_mistake_with_its_captions(tmp_path: Path) -> None:
     images = np.zeros((7, 1, 28, 28), np.uint8)
-    captions = [[f"actual {number}", "said 0 (99.0%)"] for number in range(7)]
-    sheet = mistakes_sheet(images, captions)
+    mistakes = [mistake(actual=str(number)) for number in range(7)]
+    sheet = mistakes_sheet(images, mistakes)
     pixels = np.asarray(sheet)
     assert pixels.shape[2] == 3
     black = (pixels == 0).all(2)
-    assert black.sum() > 7 * 140 * 140  # the images, and the letters below
+    assert black.sum() > 7 * SIDE * SIDE  # the images, and the letters below
     digests = set()
     for name in ("a.png", "b.png"):
-        mistakes_sheet(images, captions).save(tmp_path / name)
+        mistakes_sheet(images, mistakes).save(tmp_path / name)
         digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
     assert len(digests) == 1
 
@@ -84,6 +90,49 @@ def test_the_sheet_shows_each_mistake_with_its_captions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("channels", "number"), [(1, 1), (3, 2), (3, 0)])
 def test_the_sheet_of_few_colour_or_no_mistakes(channels: int, number: int) -> None:
     images = np.full((number, channels, 8, 8), 128, np.uint8)
-    sheet = mistakes_sheet(images, [["actual a", "said b"]] * number)
+    sheet = mistakes_sheet(images, [mistake()] * number)
     assert isinstance(sheet, Image.Image)
-    assert (np.asarray(sheet) == 128).all(2).sum() == pytest.approx(number * 140 * 140, abs=50)  # some grey in letters
+    assert (np.asarray(sheet) == 128).all(2).sum() == pytest.approx(
+        number * SIDE * SIDE, abs=50
+    )  # some grey in letters
+
+
+FONT = ImageFont.load_default(13)
+
+
+def test_a_caption_says_what_which_and_how_sure() -> None:
+    assert caption(mistake(), FONT) == ["actual 7", "predicted 0 (99.0%)", "row 35"]
+    assert caption(mistake("red/35.png"), FONT)[2] == "red/35.png"
+    quantities = replace(mistake("a.png"), actual="1.5, 2", predicted="1, 2", confidence=None)
+    assert caption(quantities, FONT) == ["actual 1.5, 2", "predicted 1, 2", "a.png"]
+
+
+@pytest.mark.parametrize(
+    ("file", "end"),
+    [
+        ("a folder/another one/and one more/35.png", "re/35.png"),
+        ("l" * 4000 + "35.png", "lll35.png"),
+        ("new\nline/car\rriage/tab\t35.png", r"\rriage/tab\t35.png"),
+        ("odd \\udcff/" * 9 + "35.png", "/35.png"),
+    ],
+)
+def test_of_a_long_path_the_end_is_drawn(file: str, end: str) -> None:
+    *_, line = caption(mistake(file), FONT)
+    assert line.startswith("…")
+    assert line.endswith(end)
+    assert ROOM - 12 < FONT.getlength(line) <= ROOM, "as much as there is room for"
+
+
+def test_long_captions_stay_below_their_image() -> None:
+    """The gap to the next image is white, and so is the one to the next row."""
+    long = mistake("folder/" * 20 + "35.png", "station wagon, estate car", "\N{FULL BLOCK}" * 100)
+    assert caption(long, FONT)[1].endswith("… (99.0%)")
+    odd = mistake("line\n" * 9, "two\nlines", "carriage\r\nreturn")
+    sheet = mistakes_sheet(np.zeros((10, 1, 8, 8), np.uint8), [long, odd] * 5)
+    white = (np.asarray(sheet) == 255).all(2)
+    for column in range(5):
+        edge = GAP + column * (SIDE + GAP)
+        assert white[:, edge + ROOM + 2 : edge + SIDE + GAP].all(), "beside"
+    height = SIDE + 3 * LINE + GAP
+    for row in range(2):
+        assert white[(row + 1) * height : (row + 1) * height + GAP - 3].all(), "below"

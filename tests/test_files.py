@@ -1,12 +1,13 @@
 """Files and folders that appear whole or not at all."""
 
+import csv
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from stages.lib.files import replacing, replacing_folder, write_text
+from stages.lib.files import replacing, replacing_folder, write_table, write_text
 
 
 class Stop(BaseException):
@@ -45,6 +46,16 @@ def fill(folder: Path, text: str) -> None:
     (folder / "inner").mkdir()
     for name in ("a", "b", "inner/c"):
         (folder / name).write_text(text)
+
+
+def test_a_table_gives_back_every_cell(tmp_path: Path) -> None:
+    cells = ["plain", "a,b", 'a "b"', "a\nb", "a\rb", "a\r\nb", "\r\n", "é 数", " ", ""]
+    write_table(tmp_path / "table.csv", {"cell": cells, "number": range(len(cells)), "share": [0.5] * len(cells)})
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["cell", "number", "share"], *([cell, str(row), "0.5"] for row, cell in enumerate(cells))]
+    lines = (tmp_path / "table.csv").read_bytes().split(b"\n")
+    assert lines[:3] == [b"cell,number,share", b"plain,0,0.5", b'"a,b",1,0.5']
 
 
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:

@@ -103,6 +103,10 @@ def test_every_image_gets_its_class(mirror: Path, capsys: pytest.CaptureFixture[
         for image, target in zip(images, targets, strict=True):
             assert np.abs(image.mean((1, 2)) - by_class[target]).max() < 20
     np.testing.assert_array_equal(np.bincount(found["test"][1]), [VAL] * 5)
+    files = shards.read(cache.TENSORS / "test").files()
+    assert files is not None
+    assert sorted(Path(file).name for file in files) == [f"ILSVRC2012_val_{at:08}.JPEG" for at in range(1, 11)]
+    assert [file.split("/")[:2] for file in files] == [["val", f"n0{target + 1}000000"] for target in found["test"][1]]
     assert not readers.UNPACKED.exists()
 
 

@@ -178,6 +178,20 @@ def test_names_that_markdown_would_take_for_its_own() -> None:
     assert table(card, "By class")[2][0] == r"\<b\>"
 
 
+def test_mistakes_name_their_files() -> None:
+    data = DataDescription(dataset="own", classes=["a", "b"], shape=(1, 4, 4), mean=[0.5], std=[1.0])
+    targets = torch.arange(30) % 2
+    logits = torch.nn.functional.one_hot(1 - targets, 2).double()
+    files = [f"*a*/one | two/new\nline {row}.png" for row in range(30)]
+    found = classification.judge([(slice(None), logits)], targets, np.arange(30), data, files=files, bins=5, most=20)
+    card = model_card.written(described(data), 3, {}, found)
+    rows = table(card.replace("\\|", "/"), "Most confident mistakes")
+    assert rows[0] == ["file", "actual", "predicted"]
+    assert [cells[0] for cells in rows[1:]] == [rf"\*a\*/one / two/new\\nline {row}.png" for row in range(10)]
+    assert rows[1][1:] == ["a", "b (73.1%)"]
+    assert "`reports/predictions.csv` names the file of each." in card
+
+
 def test_a_regression() -> None:
     quantities = [Quantity(name="angle", mean=10.0, std=2.0), Quantity(name="size", mean=0.0, std=1.0)]
     data = DataDescription(dataset="turned", classes=[], shape=(1, 4, 4), mean=[0.5], std=[1.0], quantities=quantities)

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from stages import download, normalize
+from stages import cache, download, normalize
 from stages.lib import shards, sources
 from stages.lib.description import DataDescription
 from stages.lib.pixels import decode
@@ -58,6 +59,16 @@ def splits() -> tuple[list[str], dict[str, tuple[np.ndarray, np.ndarray, np.ndar
     }
 
 
+def files_of_test(root: Path = Path("photos")) -> list[str]:
+    """The files that the test split names, once each has been seen to hold the pixels of its row."""
+    test = shards.read(normalize.NORMALIZED / "test")
+    files = test.files()
+    assert files is not None
+    for file, image in zip(files, test.images(0, len(test)), strict=True):
+        np.testing.assert_array_equal(decode((root / file).read_bytes(), SIZE)[0], image)
+    return files
+
+
 def described() -> DataDescription:
     """What the data say of themselves."""
     return shards.read(normalize.NORMALIZED / "train").description
@@ -79,6 +90,8 @@ def test_a_folder_for_each_class(folder: Path) -> None:
         np.testing.assert_array_equal(targets, index // 12)
         for image, target in zip(images, targets, strict=True):
             assert np.abs(image.mean((1, 2)) - list(COLOURS.values())[target]).max() < 8
+    every = [f"{colour}/{number:02}.png" for colour in COLOURS for number in range(12)]
+    assert files_of_test() == [every[row] for row in found["test"][2]]
 
 
 @pytest.mark.parametrize("parts", [("train", "test"), ("train", "val", "test"), ("train", "valid")])
@@ -93,13 +106,16 @@ def test_parts_of_its_own_stay_as_they_are(folder: Path, parts: tuple[str, ...])
             assert len(found[name][0]) == 36
     assert sum(len(images) for images, _, _ in found.values()) == 36 * len(parts)
     assert len(np.unique(np.concatenate([index for _, _, index in found.values()]))) == 36 * len(parts)
+    files = files_of_test()
+    assert len(set(files)) == len(found["test"][0])
+    assert {file.split("/")[0] for file in files} == {"test" if "test" in parts else "train"}
 
 
 @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
 def test_an_archive_gives_what_its_folder_gives(folder: Path, ending: str) -> None:
     album(folder / "photos")
     run()
-    before = content(normalize.NORMALIZED)
+    before, rows, files = content(normalize.NORMALIZED), splits()[1]["test"], files_of_test()
     if ending == "zip":
         with zipfile.ZipFile("photos.zip", "w") as archive:
             for path in sorted(Path("photos").rglob("*.png")):
@@ -109,7 +125,15 @@ def test_an_archive_gives_what_its_folder_gives(folder: Path, ending: str) -> No
             tar.add("photos")
     shutil.rmtree("photos")
     run(source=f"photos.{ending}")
-    assert content(normalize.NORMALIZED) == before
+    after = content(normalize.NORMALIZED)
+    assert {name for name in {**before, **after} if before.get(name) != after.get(name)} == {
+        "test/00000.safetensors",  # for the names of files
+        "test/split.json",
+    }
+    for one, other in zip(splits()[1]["test"], rows, strict=True):
+        np.testing.assert_array_equal(one, other)
+    around = "holiday 2026/photos" if ending == "zip" else "photos"
+    assert files_of_test(download.RAW / "files") == [f"{around}/{file}" for file in files]
 
 
 def test_a_large_folder_is_not_copied_and_gives_the_same(
@@ -166,6 +190,7 @@ def test_unreadable_files_are_counted_and_named(folder: Path, capsys: pytest.Cap
     album(folder / "photos")
     (folder / "photos/red/03.png").write_bytes((folder / "photos/red/03.png").read_bytes()[:100])
     (folder / "photos/blue/07.png").write_text("<html>")
+    every = [f"{colour}/{number:02}.png" for colour in COLOURS for number in range(12)]
     with pytest.raises(UserError) as refused:
         run()
     assert "2 of 36 files cannot be read: blue/07.png (no image of a format that Pillow knows" in str(refused.value)
@@ -176,6 +201,26 @@ def test_unreadable_files_are_counted_and_named(folder: Path, capsys: pytest.Cap
     run(unreadable_allowed=2)
     assert "skipped: 2 of 36 files cannot be read" in capsys.readouterr().out
     assert sum(len(images) for images, _, _ in splits()[1].values()) == 34
+    files = files_of_test()
+    assert files == [every[row] for row in splits()[1]["test"][2]]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+def test_shards_of_a_few_images_each_name_the_files_of_their_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    monkeypatch.setattr(shards, "SHARD", 1000)  # bytes: of 5 images, or of 2
+    monkeypatch.setattr(normalize, "BLOCK", 3 * 3 * SIZE * SIZE)  # of 3 images
+    album(folder / "photos", images=20)
+    for file in ("blue/03.png", "green/19.png"):
+        (folder / "photos" / file).write_bytes(b"no image")
+    run(unreadable_allowed=2, storage_dtype=dtype)
+    cache.main()
+    files = files_of_test()
+    test = shards.read(cache.TENSORS / "test")
+    assert len(test.starts) > 3
+    assert test.files() == files
+    assert [list(COLOURS)[target] for target in test.labels("targets")] == [file.split("/")[0] for file in files]
 
 
 def empty_class(root: Path) -> None:
@@ -237,6 +282,7 @@ def test_duplicates_are_counted_and_dropped_on_request(folder: Path, capsys: pyt
     assert "1 also in val, 3 also in test; dropped\n" in capsys.readouterr().out
     found = splits()[1]
     assert [len(found[name][0]) for name in ("train", "val", "test")] == [32, 37, 39]
+    assert sorted(file for file in files_of_test() if "copy" in file) == [f"test/red/copy {at}.png" for at in range(3)]
     assert described().duplicates == {"val": 0, "test": 0}
     assert described().origin == {"val": "the source's own", "test": "the source's own"}
 
@@ -302,3 +348,32 @@ def test_dvc_notices_every_change_of_the_source(fresh: Project, tmp_path: Path) 
     assert fresh.repro("cache") == ["cache"], "download and normalize as before: out of DVC's cache"
     (source / "red/readme.txt").write_text("no image")
     assert fresh.repro("cache") == ["download", "normalize"]
+
+
+def test_predictions_name_the_files(fresh: Project, tmp_path: Path) -> None:
+    source = album(tmp_path / "photos")
+    fresh.set(dataset="folder", source=source, image_size=SIZE, epochs=1, storage_dtype="float16")
+    fresh.repro()
+    table = fresh.root / "reports/predictions.csv"
+    predictions = pd.read_csv(table)
+    assert list(predictions) == ["index", "file", "actual", "predicted", "confidence"]
+    every = sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
+    assert predictions["file"].tolist() == [every[row] for row in predictions["index"]]
+    assert (predictions["file"].str.split("/").str[0] == predictions["actual"]).all()
+    fresh.stage("card")
+    card = (fresh.root / "reports/model_card.md").read_text()
+    assert "| file | actual | predicted |" in card
+    wrong = predictions[predictions["actual"] != predictions["predicted"]]
+    assert all(f"| {file} |" in card for file in wrong.nlargest(3, "confidence")["file"])
+
+    before = table.read_bytes()
+    fresh.stage("evaluate", TORCHRUN="--nproc-per-node 2")
+    assert table.read_bytes() == before
+
+    file = predictions["file"][0]
+    (source / file).rename(source / file.replace(".png", "x.png"))  # which leaves it where it was in the order
+    assert fresh.repro() == ["download", "normalize", "cache", "evaluate"], "its model is still the one"
+    assert table.read_bytes() == before.replace(file.encode(), file.replace(".png", "x.png").encode())
+    other = next(file for file in every if file not in set(predictions["file"]))
+    (source / other).rename(source / other.replace(".png", "x.png"))
+    assert fresh.repro() == ["download", "normalize"], "which is not of the test split"

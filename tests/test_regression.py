@@ -79,14 +79,18 @@ def test_errors_in_their_own_units_worst_first() -> None:
     outputs = tasks.wanted(targets, DATA).double()
     outputs[17, 0] += 3.0  # thirty years
     outputs[5, 1] -= 2.0
-    found = regression.judge([(slice(None), outputs)], targets, np.arange(200) + 1000, DATA, most=3)
+    files = [f"{row}.png" for row in range(1000, 1200)]
+    found = regression.judge([(slice(None), outputs)], targets, np.arange(200) + 1000, DATA, files=files, most=3)
     assert found.figures["age"]["mae"] == pytest.approx(30 / 200, rel=1e-4)
     assert found.figures["size"]["rmse"] == pytest.approx(4e5 / np.sqrt(200), rel=1e-4)
     assert found.figures["r2"] == pytest.approx(np.mean([found.figures[name]["r2"] for name in ("age", "size")]))
-    assert found.worst[:2].tolist() == [17, 5]
-    assert len(found.worst) == len(found.captions) == 3
-    assert found.captions[0][2] == "row 1017"
+    assert len(found.mistakes) == 3
+    assert [(each.row, each.index, each.file) for each in found.mistakes[:2]] == [
+        (17, 1017, "1017.png"),
+        (5, 1005, "1005.png"),
+    ]
     table = pd.DataFrame(found.predictions)
+    assert (table["file"] == table["index"].astype(str) + ".png").all()
     age = table.query("quantity == 'age' and index == 1017")
     assert age["residual"].item() == pytest.approx(30, rel=1e-4)
     for at, name in enumerate(("age", "size")):
@@ -140,6 +144,7 @@ def test_from_a_table_to_its_figures_with_dvc(brightness: Project) -> None:
     assert figures["r2"] > 0.9
     table = pd.read_csv(brightness.root / "lamps/lumen.csv")
     np.testing.assert_allclose(predictions["actual"], table["target"][predictions["index"]], atol=1e-6)
+    assert predictions["file"].tolist() == table["path"][predictions["index"]].tolist()
     summary = json.loads((reports / "train.json").read_text())
     assert summary["val_r2"] > 0.9
     assert (reports / "classes.csv").read_text().count("\n") == 1

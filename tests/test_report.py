@@ -95,6 +95,16 @@ def test_nothing_changed(fresh: Project) -> None:
     assert "other inputs or outputs: none." in text
 
 
+def test_images_are_the_same_whether_their_files_are_named_or_not(fresh: Project) -> None:
+    path = fresh.root / "reports/predictions.csv"
+    table = pd.read_csv(path)
+    table.insert(1, "file", [f"{row}/7" if row % 2 else str(row) for row in table["index"]])
+    table.to_csv(path, index=False)
+    text = report(fresh)
+    assert "+0.00 points" in text
+    assert "### Confusion" in text
+
+
 def test_a_forgotten_run_is_told(fresh: Project) -> None:
     fresh.set(lr=0.5)
     assert "> **Out of date:** what follows was measured before the last change of train: lr. Run" in report(fresh)

@@ -1,27 +1,35 @@
 """Splits on the disk: what is written comes back, in files of a sane size, and nothing else is taken for it."""
 
+import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from stages import cache
 from stages.lib import shards
 from stages.lib.description import DataDescription
+from stages.lib.sealed import seal, unseal
 from stages.lib.stage import UserError
 
 DESCRIPTION = DataDescription(dataset="made up", classes=["a", "b"], shape=(1, 4, 4), mean=[0.5], std=[0.25])
 IMAGES = np.random.default_rng(0).integers(0, 256, (100, 1, 4, 4), np.uint8)
 TARGETS = np.arange(100) % 2
 INDEX = np.arange(100) * 3
+FILES = [
+    [f"a/{row}.png", f"é 数 \U0001f600{row}", f"line\nline\r{row}", f'"{row}",', f"{row:0250}"][row % 5]
+    for row in range(100)
+]
 
 
-def write(folder: Path, images: np.ndarray = IMAGES, at_a_time: int = 7) -> Path:
+def write(folder: Path, images: np.ndarray = IMAGES, at_a_time: int = 7, files: list[str] | None = None) -> Path:
     writer = shards.Writer(folder, DESCRIPTION.shape, images.dtype)
     for first in range(0, len(images), at_a_time):
         rows = slice(first, first + at_a_time)
-        writer.append(images[rows], TARGETS[rows], INDEX[rows])
+        writer.append(images[rows], TARGETS[rows], INDEX[rows], files and files[rows])
     assert writer.finish(DESCRIPTION, "cache") == len(images)
     return folder
 
@@ -58,9 +66,9 @@ def test_equal_rows_give_equal_bytes_however_they_came(tmp_path: Path, small: No
     assert contents[0] == contents[1] == contents[2]
 
 
-def write_normalized(folder: Path) -> None:
+def write_normalized(folder: Path, files: list[str] | None = None) -> None:
     for split in shards.SPLITS:
-        write(folder / cache.NORMALIZED / split)
+        write(folder / cache.NORMALIZED / split, files=files if split == "test" else None)
 
 
 def flipped(content: bytes) -> bytes:
@@ -97,10 +105,95 @@ def test_one_changed_bit_anywhere_is_refused(tmp_path: Path) -> None:
             shards.read(path.parent)
 
 
-def test_bytes_that_cache_leaves_as_they_are_are_stored_once(folder: Path, small: None) -> None:
+@pytest.mark.parametrize("files", [None, FILES])
+def test_bytes_that_cache_leaves_as_they_are_are_stored_once(
+    folder: Path, small: None, files: list[str] | None
+) -> None:
     """DVC names what it stores by its content."""
-    write_normalized(folder)
+    write_normalized(folder, files)
     cache.main()
     for split in shards.SPLITS:
         for path in sorted((cache.NORMALIZED / split).glob("*.safetensors")):
             assert (cache.TENSORS / split / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("at_a_time", [1, 7, 100])
+def test_file_names_come_back(tmp_path: Path, small: None, at_a_time: int) -> None:
+    split = shards.read(write(tmp_path / "test", at_a_time=at_a_time, files=FILES))
+    assert split.files() == FILES
+    np.testing.assert_array_equal(split.images(0, 100), IMAGES)
+    assert {path.read_bytes() for path in split.folder.iterdir()} == {
+        path.read_bytes() for path in write(tmp_path / "same", at_a_time=13, files=FILES).iterdir()
+    }
+
+
+def test_without_file_names_nothing_is_written_for_them(tmp_path: Path) -> None:
+    folder = write(tmp_path / "test")
+    assert set(load_file(folder / "00000.safetensors")) == {"images", "targets", "index"}
+    assert shards.read(folder).files() is None
+
+
+def test_a_file_name_that_is_no_utf_8_is_escaped(tmp_path: Path) -> None:
+    files = [*FILES[:-1], os.fsdecode(b"odd \xff.png")]
+    split = shards.read(write(tmp_path / "test", files=files))
+    assert split.files() == [*FILES[:-1], "odd \\udcff.png"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_cache_passes_file_names_on(folder: Path, small: None, dtype: str) -> None:
+    """Into shards that hold other rows than those of normalize."""
+    write_normalized(folder, FILES)
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("storage_dtype: uint8", f"storage_dtype: {dtype}"))
+    cache.main()
+    split = shards.read(cache.TENSORS / "test")
+    assert split.dtype == dtype
+    assert split.files() == FILES
+    assert shards.read(cache.TENSORS / "train").files() is None
+
+
+def changed(**tensors: np.ndarray | None) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """A change of a shard; None takes a tensor away."""
+    return lambda stored: {name: array for name, array in (stored | tensors).items() if array is not None}
+
+
+TEN = np.arange(1, 11)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed(files=None),
+        changed(file_ends=None),
+        changed(files=None, file_ends=None),
+        changed(files=np.zeros(10, np.int64), file_ends=TEN),
+        changed(files=np.zeros((2, 5), np.uint8), file_ends=TEN),
+        changed(files=np.zeros(9, np.uint8), file_ends=TEN),
+        changed(files=np.zeros(11, np.uint8), file_ends=TEN),
+        changed(files=np.zeros(10, np.uint8), file_ends=TEN[:9]),
+        changed(files=np.zeros(9, np.uint8), file_ends=TEN[:9]),
+        changed(files=np.zeros(10, np.uint8), file_ends=TEN.astype(np.int32)),
+        changed(files=np.zeros(10, np.uint8), file_ends=np.array([0, *TEN[1:]])),
+        changed(files=np.zeros(10, np.uint8), file_ends=np.array([1, 3, 2, *TEN[3:]])),
+        changed(files=np.zeros(10, np.uint8), file_ends=np.array([2**63 - 1, -(2**63), *TEN[2:]])),
+        changed(files=np.full(10, 0xFF, np.uint8), file_ends=TEN),
+        changed(files=np.frombuffer("é".encode() * 5, np.uint8), file_ends=TEN),
+        changed(files=np.zeros(0, np.uint8), file_ends=np.zeros(0, np.int64)),
+        changed(index=np.zeros(10, np.int32)),
+        changed(targets=np.zeros(10, np.float16)),
+    ],
+)
+@pytest.mark.parametrize("shard", [0, 4])
+def test_a_shard_of_another_program_is_refused_if_its_rows_are_damaged(
+    tmp_path: Path, small: None, shard: int, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+) -> None:
+    """Its hash is the right one."""
+    folder = write(tmp_path / "test", files=FILES)
+    path = folder / f"{shard:05}.safetensors"
+    save_file(change(load_file(path)), path)
+    fields = unseal((folder / shards.SPLIT).read_text())
+    fields["shards"][shard]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / shards.SPLIT).write_text(seal(fields))
+    with pytest.raises(UserError, match=r"\.safetensors: missing or damaged \(.+\); `dvc repro") as refused:
+        shards.read(folder)
+    assert "\n" not in str(refused.value)

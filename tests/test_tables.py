@@ -14,7 +14,7 @@ from stages import download, normalize
 from stages.lib import shards
 from stages.lib.stage import UserError
 from stages.lib.statistics import mean_and_std_of_reals
-from tests.test_own_images import photo, run, splits
+from tests.test_own_images import files_of_test, photo, run, splits
 
 ROWS = 40
 REGRESSION = {"dataset": "csv", "task": "regression", "loss": "MSELoss"}
@@ -73,27 +73,30 @@ def test_parquet_gives_what_csv_gives(folder: Path) -> None:
     for name, arrays in splits()[1].items():
         for one, other in zip(arrays, first[name], strict=True):
             np.testing.assert_array_equal(one, other)
+    assert files_of_test() == table["path"][first["test"][2]].tolist()
 
 
 def test_official_splits_and_what_they_lack(folder: Path) -> None:
     official = np.where(np.arange(ROWS) < 10, "test", "train")
-    tabulate(target=["ab"[row % 2] for row in range(ROWS)], split=official)
+    table = tabulate(target=["ab"[row % 2] for row in range(ROWS)], split=official)
     run(dataset="csv")
     _, found = splits()
     np.testing.assert_array_equal(found["test"][2], np.arange(10))
     assert len(found["val"][2]) == 3
+    assert files_of_test() == table["path"][:10].tolist()
 
 
 @pytest.mark.parametrize("task", [{"dataset": "csv"}, REGRESSION])
 def test_no_group_falls_into_two_splits(folder: Path, task: dict[str, object]) -> None:
     groups = np.arange(ROWS) // 4
-    tabulate(target=np.arange(ROWS) % 2, group=[f"patient {group}" for group in groups])
+    table = tabulate(target=np.arange(ROWS) % 2, group=[f"patient {group}" for group in groups])
     run(**task, val_fraction=0.2, test_fraction=0.2)
     _, found = splits()
     seen = [set(groups[index]) for _, _, index in found.values()]
     assert set.union(*seen) == set(range(10))
     assert sum(map(len, seen)) == 10
     assert {len(found["val"][2]), len(found["test"][2])} == {8}
+    assert files_of_test() == table["path"][found["test"][2]].tolist()
 
 
 @pytest.mark.parametrize(
@@ -169,6 +172,7 @@ def test_groups_and_rows_stay_with_their_images(folder: Path) -> None:
         for image, row in zip(images, index, strict=True):
             assert abs(image[0].mean() - (40 + row * 5)) < 10, "the image of this row"
     seen = {name: set(groups[index]) for name, (_, _, index) in found.items()}
+    assert files_of_test(download.RAW / "files") == [f"around/{table['path'][row]}" for row in found["test"][2]]
     assert seen["test"] == {100}
     assert not seen["train"] & seen["val"]
     first = found["val"][2].tolist()

@@ -73,6 +73,12 @@ def test_on_another_kind_gross_errors_are_refused(committed: Results, rerun: Res
         comparison(committed, rerun, ["dvc.lock"])
 
 
+def test_a_commit_of_before_files_were_named_can_be_compared() -> None:
+    rerun = classified(80, processor="other")
+    rerun.predictions.insert(1, "file", "a.png")
+    assert "not to the last bit" in comparison(classified(80), rerun, ["reports/predictions.csv"])
+
+
 def test_other_test_rows_are_refused() -> None:
     rerun = classified(80, processor="other")
     rerun.predictions.loc[0, "index"] = "7"

@@ -1,6 +1,6 @@
 """How a classifier does on the test split."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from stages.lib import metrics
 from stages.lib.description import DataDescription
-from stages.lib.judgement import Judgement, Table
+from stages.lib.judgement import Judgement, Mistake, Table
 
 MANY_CLASSES = 20  # from which on the accuracy of the five best guesses is told as well
 MOST_PAIRS = 30  # of classes that are confused
@@ -21,6 +21,7 @@ def judge(
     index: np.ndarray,
     data: DataDescription,
     *,
+    files: Sequence[str] | None = None,
     bins: int,
     most: int,
 ) -> Judgement:
@@ -31,6 +32,7 @@ def judge(
         targets: (N,) int64, class numbers.
         index: (N,) int64, rows of the source.
         data: what the model knows of its data.
+        files: N paths below the source, if it has a file per image.
         bins: of confidence between 0 and 1.
         most: how many of the most confident mistakes are to be shown.
     """
@@ -57,13 +59,19 @@ def judge(
     if len(data.classes) >= MANY_CLASSES:
         figures["top_5_accuracy"] = among_best / len(correct)
 
-    names = np.array(data.classes)
     pairs = metrics.confused_pairs(actual, predicted, data.classes)[:MOST_PAIRS]
-    mistakes = np.flatnonzero(~correct)
-    mistakes = mistakes[np.argsort(-confidence[mistakes], kind="stable")][:most]
-    captions = [
-        [f"actual {names[actual[row]]}", f"said {names[predicted[row]]} ({confidence[row]:.1%})", f"row {index[row]}"]
-        for row in mistakes
+    wrong = np.flatnonzero(~correct)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:most].tolist()
+    mistakes = [
+        Mistake(
+            row=row,
+            index=int(index[row]),
+            file=files[row] if files else None,
+            actual=data.classes[actual[row]],
+            predicted=data.classes[predicted[row]],
+            confidence=float(confidence[row]),
+        )
+        for row in worst
     ]
     return Judgement(
         actual=actual,
@@ -72,6 +80,7 @@ def judge(
         figures=figures,
         predictions={
             "index": index,
+            **({"file": files} if files else {}),
             "actual": map(data.classes.__getitem__, actual),
             "predicted": map(data.classes.__getitem__, predicted),
             "confidence": confidence,
@@ -79,8 +88,7 @@ def judge(
         errors={"error": [error for error, _ in pairs], "images": [images for _, images in pairs]},
         classes=columns(metrics.by_class(actual, predicted, data.classes)),
         calibration=columns(calibration),
-        worst=mistakes,
-        captions=captions,
+        mistakes=mistakes,
         sentence=(
             f"accuracy {figures['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) "
             f"on {len(correct):,} test images"

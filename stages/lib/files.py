@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 
 @contextmanager
@@ -71,6 +72,11 @@ def named(path: Path) -> Iterator[None]:
         raise
 
 
+def printable(path: Path | str) -> str:
+    """A path in one line of UTF-8, whatever its name holds."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(path))
+
+
 def _flush(path: Path) -> None:
     if path.is_dir() and os.name == "nt":
         return  # Windows has no way to flush a folder
@@ -96,6 +102,8 @@ def write_table(path: Path, columns: Mapping[str, Iterable[object]], *, decimals
         return f"{value:.{decimals}f}" if decimals is not None and isinstance(value, float) else value
 
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        # Before Python 3.13 csv quotes a carriage return, such as in the name of a file, only if its lines end in one.
+        lines = SimpleNamespace(write=lambda line: file.write(line.removesuffix("\r\n") + "\n"))
+        writer = csv.writer(lines, lineterminator="\r\n")
         writer.writerow(columns)
         writer.writerows([text(value) for value in row] for row in zip(*columns.values(), strict=True))

@@ -10,8 +10,20 @@ Table = dict[str, Iterable[Any]]  # name of a column -> its values
 
 
 @dataclass(frozen=True)
+class Mistake:
+    """One of the worst errors; the picture and the model card each put the parts into words."""
+
+    row: int  # of the split
+    index: int  # row of the source
+    file: str | None  # path below the source, if it has a file per image
+    actual: str
+    predicted: str
+    confidence: float | None  # of a regression None
+
+
+@dataclass(frozen=True)
 class Judgement:
-    """The figures, tables and worst images of a test split."""
+    """The figures, tables and worst errors of a test split."""
 
     actual: np.ndarray  # (N,) class numbers, or (N, quantities) in their own units
     predicted: np.ndarray  # the same
@@ -21,6 +33,5 @@ class Judgement:
     errors: Table  # which errors occur, and on how many images
     classes: Table  # a row per class; of a regression none
     calibration: Table  # a row per bin of confidence; of a regression none
-    worst: np.ndarray  # rows of the split with the worst errors, the worst first
-    captions: list[list[str]]  # of those, for people
+    mistakes: list[Mistake]  # the worst first
     sentence: str

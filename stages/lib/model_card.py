@@ -14,7 +14,8 @@ import numpy as np
 from stages.lib import metrics
 from stages.lib.datasets import DATASETS, Own
 from stages.lib.description import DataDescription
-from stages.lib.judgement import Judgement, Table
+from stages.lib.files import printable
+from stages.lib.judgement import Judgement, Mistake, Table
 from stages.lib.markdown import plain, row, table_of
 from stages.lib.model_file import ModelDescription
 from stages.lib.networks import NETWORKS
@@ -65,7 +66,8 @@ def written(model: ModelDescription, weights: int, made_of: dict[str, str], foun
         f"give another model. {HOW_OF_CLASSES if data.classes else HOW_OF_QUANTITIES}",
         "## Evaluation data",
         f"{found.figures['rows']:,} images of `{data.dataset}`, the test split{came_about(data, 'test')}. They chose "
-        "neither the weights nor the epoch. `reports/predictions.csv` names the row of the source of each.",
+        "neither the weights nor the epoch. `reports/predictions.csv` names "
+        f"the {'file' if 'file' in found.predictions else 'row of the source'} of each.",
         "## Training data",
         f"{model.images['train']:,} images of `{data.dataset}` to learn from, and {model.images['val']:,} others, val"
         f"{came_about(data, 'val')}, to choose the epoch.",
@@ -246,14 +248,18 @@ def found_share(its: dict[str, Any]) -> float:
 
 def worst(found: Judgement, heading: str) -> list[str]:
     """The worst errors, as a table, and the picture of them."""
-    lines = [
-        row(place.removeprefix("row "), plain(actual.removeprefix("actual ")), plain(said.removeprefix("said ")))
-        for actual, said, place in found.captions
-    ]
-    if not lines:
+    if not found.mistakes:
         return [f"### {heading}", "None is shown: there is none, or `mistakes_shown` is 0."]
-    table = table_of(["row of the source", "actual", "said"], lines[:MOST_MISTAKES])
+    place = "row of the source" if found.mistakes[0].file is None else "file"
+    table = table_of([place, "actual", "predicted"], [mistake_row(each) for each in found.mistakes[:MOST_MISTAKES]])
     return [f"### {heading}", table, f"![{heading}](mistakes.png)"]
+
+
+def mistake_row(mistake: Mistake) -> str:
+    """Which image, what it is, what was predicted and how surely."""
+    place = mistake.index if mistake.file is None else plain(printable(mistake.file))
+    confidence = "" if mistake.confidence is None else f" ({mistake.confidence:.1%})"
+    return row(place, plain(mistake.actual), plain(mistake.predicted) + confidence)
 
 
 def caveats(model: ModelDescription, found: Judgement) -> Iterable[str]:

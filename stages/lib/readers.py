@@ -5,7 +5,7 @@ the split is official, "all" where it is not. Labels are in memory; images may s
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,11 +34,12 @@ class Part:
     targets: np.ndarray  # (N,) int64, class numbers, or (N, quantities) float64
     index: np.ndarray  # (N,) int64, ascending: its rows of `images`, which are those of the source
     groups: np.ndarray | None = None  # (N,) int64, of which no two splits may share one
+    files: Sequence[str] | None = None  # if the rows of `images` are files: their M paths, shared by all parts
 
     def take(self, rows: np.ndarray) -> "Part":
         """Some of the images."""
         groups = None if self.groups is None else self.groups[rows]
-        return Part(self.images, self.targets[rows], self.index[rows], groups)
+        return replace(self, targets=self.targets[rows], index=self.index[rows], groups=groups)
 
 
 @contextmanager
@@ -127,7 +128,7 @@ def _read_own(
         if len(unreadable) == len(found.names):
             raise UserError(f"{message}; none is left")
         print(f"skipped: {message}")
-    every = Part(images, found.targets, np.arange(len(images)), found.groups)
+    every = Part(images, found.targets, np.arange(len(images)), found.groups, found.names)
     parts = {}
     for part in sorted(set(found.parts)):
         rows = [row for row, of in enumerate(found.parts) if of == part and row not in unreadable]
@@ -142,7 +143,7 @@ def _read_imagenet(raw: Raw, size: int) -> tuple[dict[str, Part], tuple[str, ...
         images, unreadable = decode_all(partial(_content_below, UNPACKED), names, size, UNPACKED / f"{part}.pixels")
         if unreadable:
             raise ValueError(f"{len(unreadable)} images of {part}: {next(iter(unreadable.values()))}")
-        parts[part] = _whole(images, np.array(targets, np.int64))
+        parts[part] = _whole(images, np.array(targets, np.int64), names)
     return parts, classes
 
 
@@ -215,10 +216,10 @@ def _read_torchvision(dataset: Torchvision, folder: Path) -> tuple[dict[str, Par
     return parts, dataset.classes or tuple(data.classes)
 
 
-def _whole(images: np.ndarray | ArrayFile, targets: np.ndarray) -> Part:
+def _whole(images: np.ndarray | ArrayFile, targets: np.ndarray, files: Sequence[str] | None = None) -> Part:
     if len(images) != len(targets) or not len(images):
         raise ValueError(f"{len(images)} images and {len(targets)} labels")
-    return Part(images, targets, np.arange(len(targets)))
+    return Part(images, targets, np.arange(len(targets)), files=files)
 
 
 def _check(part: Part, classes: tuple[str, ...]) -> None:

@@ -1,6 +1,6 @@
 """How a regression does on the test split, in the quantities' own units."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import cycle, islice
 
 import numpy as np
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stages.lib import metrics, tasks
 from stages.lib.description import DataDescription
-from stages.lib.judgement import Judgement, Table
+from stages.lib.judgement import Judgement, Mistake, Table
 
 MOST_BINS = 30  # of residuals
 NO_CLASSES: Table = {name: [] for name in ("class", "images", "recall", "precision", "f1", "taken_for", "times")}
@@ -16,7 +16,13 @@ NO_CONFIDENCE: Table = {name: [] for name in ("confidence", "accuracy", "rows")}
 
 
 def judge(
-    outputs: Iterable[tuple[slice, Tensor]], targets: Tensor, index: np.ndarray, data: DataDescription, *, most: int
+    outputs: Iterable[tuple[slice, Tensor]],
+    targets: Tensor,
+    index: np.ndarray,
+    data: DataDescription,
+    *,
+    files: Sequence[str] | None = None,
+    most: int,
 ) -> Judgement:
     """Errors of every quantity: their mean, their distribution, and the images with the largest.
 
@@ -25,6 +31,7 @@ def judge(
         targets: (N, quantities) float64, in their own units.
         index: (N,) int64, rows of the source.
         data: what the model knows of its data.
+        files: N paths below the source, if it has a file per image.
         most: how many of the largest errors are to be shown.
     """
     actual = targets.numpy()
@@ -38,13 +45,16 @@ def judge(
 
     residual = predicted - actual
     size = np.abs(residual / [quantity.std for quantity in data.quantities]).max(1)  # in standard deviations
-    worst = np.argsort(-size, kind="stable")[:most]
-    captions = [
-        [
-            f"actual {', '.join(f'{value:.4g}' for value in actual[row])}",
-            f"said {', '.join(f'{value:.4g}' for value in predicted[row])}",
-            f"row {index[row]}",
-        ]
+    worst = np.argsort(-size, kind="stable")[:most].tolist()
+    mistakes = [
+        Mistake(
+            row=row,
+            index=int(index[row]),
+            file=files[row] if files else None,
+            actual=", ".join(f"{value:.4g}" for value in actual[row]),
+            predicted=", ".join(f"{value:.4g}" for value in predicted[row]),
+            confidence=None,
+        )
         for row in worst
     ]
     errors = [
@@ -63,6 +73,7 @@ def judge(
         figures=figures,
         predictions={
             "index": np.repeat(index, len(names)),
+            **({"file": (file for file in files for _ in names)} if files else {}),
             "quantity": islice(cycle(names), actual.size),
             "actual": rounded(actual),
             "predicted": rounded(predicted),
@@ -71,8 +82,7 @@ def judge(
         errors={"error": [error for error, _ in errors], "images": [images for _, images in errors]},
         classes=NO_CLASSES,
         calibration=NO_CONFIDENCE,
-        worst=worst,
-        captions=captions,
+        mistakes=mistakes,
         sentence=f"{told}, on {len(actual):,} test images",
     )
 

@@ -6,6 +6,9 @@ Each split has a folder:
                         images   (n, C, H, W) uint8, or standardized float32 or float16
                         targets  (n,) int64, class numbers, or (n, quantities) float64 in their own units
                         index    (n,) int64, the row of the source
+                        Of test, if the rows of the source are files, also their paths below the source:
+                        files      (bytes,) uint8, the paths in UTF-8, one after the other
+                        file_ends  (n,) int64, where in `files` each path ends
 split.json              the stage, the `DataDescription`, and of each shard its rows and sha256; sealed, written last
 
 DVC hashes, links and transfers each file by itself, so none is large; and none holds more than its rows, so that the
@@ -15,8 +18,11 @@ than a shard in memory.
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -63,15 +69,24 @@ class Writer:
         rows = max(1, SHARD // (math.prod(shape) * dtype.itemsize))
         self.images = np.empty((rows, *shape), dtype)  # of the shard under way
         self.labels: list[tuple[np.ndarray, np.ndarray]] = []  # targets and index of its rows
+        self.files: list[str] = []
         self.filled = 0
         self.shards: list[Shard] = []
 
-    def append(self, images: np.ndarray, targets: np.ndarray, index: np.ndarray) -> None:
-        """Add rows: (n, C, H, W), (n,) or (n, quantities), (n,)."""
+    def append(
+        self, images: np.ndarray, targets: np.ndarray, index: np.ndarray, files: Sequence[str] | None = None
+    ) -> None:
+        """Add rows: (n, C, H, W), (n,) or (n, quantities), (n,), and n paths or None, the same for all rows of a split.
+
+        A byte that makes a path no UTF-8 is written as Python shows it, such as `\\udcff`.
+        """
         while len(images):
             some = min(len(images), len(self.images) - self.filled)
             self.images[self.filled : self.filled + some] = images[:some]
             self.labels.append((targets[:some], index[:some]))
+            if files is not None:
+                self.files += files[:some]
+                files = files[some:]
             self.filled += some
             if self.filled == len(self.images):
                 self._write()
@@ -92,12 +107,17 @@ class Writer:
     def _write(self) -> None:
         path = self.folder / _name(len(self.shards))
         targets, index = (np.concatenate(parts) for parts in zip(*self.labels, strict=True))
+        tensors = {"images": self.images[: self.filled], "targets": targets, "index": index}
+        if self.files:
+            names = [name.encode(errors="backslashreplace") for name in self.files]
+            tensors["files"] = np.frombuffer(b"".join(names), np.uint8)
+            tensors["file_ends"] = np.cumsum([len(name) for name in names], dtype=np.int64)
         try:
-            save_file({"images": self.images[: self.filled], "targets": targets, "index": index}, path)
+            save_file(tensors, path)
         except SafetensorError as error:  # names no cause that a program could ask for
             raise UserError(f"{path}: cannot be written ({reason(error)}); make room and run it again") from error
         self.shards.append(Shard(rows=self.filled, sha256=_sha256(path)))
-        self.labels, self.filled = [], 0
+        self.labels, self.files, self.filled = [], [], 0
 
 
 @dataclass(frozen=True)
@@ -140,6 +160,14 @@ class OnDisk:
                 parts.append(file.get_tensor(name))
         return np.concatenate(parts)
 
+    def files(self) -> list[str] | None:
+        """The paths of all rows below the source; None if the split names no files."""
+        names: list[str] = []
+        for number in range(len(self.starts) - 1):
+            with safe_open(self.folder / _name(number), framework="np") as file:
+                names += _files(file) or []
+        return names or None
+
 
 def read(folder: Path) -> OnDisk:
     """A split, every file of which is read once to see that its bits are those that were written.
@@ -151,6 +179,7 @@ def read(folder: Path) -> OnDisk:
     try:
         found = SplitFile.model_validate(unseal(path.read_bytes()))
         starts = [0]
+        named = set()  # whether the shards name files
         for number, shard in enumerate(found.shards):
             path = folder / _name(number)
             if _sha256(path) != shard.sha256:
@@ -161,7 +190,13 @@ def read(folder: Path) -> OnDisk:
                     raise ValueError(f"images {images.get_shape()}, expected {[shard.rows, *found.data.shape]}")
                 if targets.get_shape()[0] != shard.rows or index.get_shape() != [shard.rows]:
                     raise ValueError(f"{targets.get_shape()[0]} targets of {shard.rows} images")
+                if targets.get_dtype() not in ("I64", "F64") or index.get_dtype() != "I64":
+                    raise ValueError(f"targets {targets.get_dtype()}, index {index.get_dtype()}")
                 dtype = TYPES[images.get_dtype()]
+                files = _files(file)
+                named.add(files is not None)
+                if len(named) > 1 or (files is not None and len(files) != shard.rows):
+                    raise ValueError("not as many file names as images")
             starts.append(starts[-1] + shard.rows)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
         stage = "cache" if folder.parent.name == "tensors" else "normalize"
@@ -170,6 +205,25 @@ def read(folder: Path) -> OnDisk:
         ) from error
     said = hashlib.sha256(found.model_dump_json().encode())  # not of its text, in which blanks mean nothing
     return OnDisk(folder, found.data, tuple(starts), dtype, said.hexdigest())
+
+
+def _files(file: Any) -> list[str] | None:
+    """The paths in an open shard; None if it has none.
+
+    Raises:
+        ValueError: they are damaged.
+        SafetensorError: one of their two tensors is missing.
+    """
+    if not {"files", "file_ends"} & set(file.keys()):
+        return None
+    stored, place = file.get_slice("files"), file.get_slice("file_ends")
+    if (stored.get_dtype(), len(stored.get_shape())) != ("U8", 1) or place.get_dtype() != "I64":
+        raise ValueError(f"file names {stored.get_dtype()} {stored.get_shape()}, ends {place.get_dtype()}")
+    ends = [0, *file.get_tensor("file_ends").ravel().tolist()]
+    names = file.get_tensor("files").tobytes()
+    if any(end <= start for start, end in pairwise(ends)) or ends[-1] != len(names):
+        raise ValueError(f"file names that do not end where their {len(names)} bytes do")
+    return [names[start:end].decode() for start, end in pairwise(ends)]
 
 
 def _name(number: int) -> str:

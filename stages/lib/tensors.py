@@ -24,6 +24,7 @@ class Split:
     index: Tensor  # (N,) int64, rows of the source
     description: DataDescription
     sha256: str  # hex, of all of it
+    files: list[str] | None = None  # paths of the rows below the source, of a test split whose source has files
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -49,7 +50,7 @@ def read(folder: Path, memory: int) -> Split:
     images: Tensor | shards.OnDisk = stored
     if len(stored) * stored.bytes_of_a_row <= memory:
         images = torch.from_numpy(stored.images(0, len(stored)))
-    return Split(images, targets, index, stored.description, stored.sha256)
+    return Split(images, targets, index, stored.description, stored.sha256, stored.files())
 
 
 def on_device(split: Split, device: torch.device) -> Split:
