@@ -15,7 +15,7 @@ from stages.lib.stage import UserError, run
 from pathlib import Path
 
 from stages.lib.files import write_text
-from stages.lib.parameters import PARAMETERS, read_checked
+from stages.lib.parameters import PARAMETERS, let_git_see_the_change, read_checked
 
 CHECKED = Path("data/checked")
 
@@ -23,6 +23,7 @@ CHECKED = Path("data/checked")
 def main() -> None:
     source = read_checked()["source"]
     if not Path(source).exists():  # DVC wants it there for every data set, and says no more than "[Errno 2]"
+        let_git_see_the_change()
         raise UserError(
             f"{PARAMETERS}: source: found nothing at `{source}`, expected a folder or an archive; put your images "
             "there, or set source back to data/source, which all other data sets ignore"

@@ -77,18 +77,18 @@ def read_checked() -> dict[str, Any]:
     try:
         check_all(values)
     except UserError:
-        _let_git_see_the_change()
+        let_git_see_the_change()
         raise
     return values
 
 
-def _let_git_see_the_change() -> None:
-    """Move the modification time of `params.yaml` by a second.
+def let_git_see_the_change() -> None:
+    """Move the modification time of `params.yaml` by a second, before a value in it is refused.
 
     `dvc exp run -S` restores the file, has git's index record it, writes the new value, runs the stages, and has
-    libgit2 write the index again. Git compares sizes and whole seconds. So a refused value that is as long as the old
-    one, and was written within the same second, looks unchanged: `git status` is clean, and `git checkout params.yaml`
-    does nothing. Git itself guards against that (its documentation calls it racy-git), libgit2 by nanoseconds alone.
+    libgit2 write the index again. Git compares sizes and whole seconds. So a value that was written within the same
+    second looks unchanged if the file is as long as before, and comments in their column keep it so: `git status` is
+    clean, and `git checkout params.yaml` does nothing. Git itself guards against that (its documentation calls it racy-git), libgit2 by nanoseconds alone.
     """
     status = PARAMETERS.stat()
     with suppress(PermissionError):  # somebody else's file: git will not be asked to restore it
