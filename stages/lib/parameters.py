@@ -88,7 +88,8 @@ def let_git_see_the_change() -> None:
     `dvc exp run -S` restores the file, has git's index record it, writes the new value, runs the stages, and has
     libgit2 write the index again. Git compares sizes and whole seconds. So a value that was written within the same
     second looks unchanged if the file is as long as before, and comments in their column keep it so: `git status` is
-    clean, and `git checkout params.yaml` does nothing. Git itself guards against that (its documentation calls it racy-git), libgit2 by nanoseconds alone.
+    clean, and `git checkout params.yaml` does nothing. Git itself guards against that (its documentation calls it
+    racy-git), libgit2 by nanoseconds alone.
     """
     status = PARAMETERS.stat()
     with suppress(PermissionError):  # somebody else's file: git will not be asked to restore it
