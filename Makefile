@@ -10,7 +10,8 @@
 #   make plots    the plots as one page that needs no network, dvc_plots/index.html; beside those of BASE=main if asked
 #   make report   what this change does to the results, against BASE=main: report.md
 #   make verify   whether the last commit's results come out again, run from nothing in a clone of their own
-#   make sweep    a grid of experiments, NAME=learning-rate, or PART=1/2 of it, and the table of what came out
+#   make sweep    a grid of experiments, NAME=learning-rate, or PART=1/2 of it, JOBS=2 at a time; ends with a table
+#   make table    the experiments of this commit with their scores, best first
 #   make bench    how long things take, beside others and the least possible: benchmarks/results.md (15 minutes)
 #   make scale    what the stages take for up to 7 million images: benchmarks/scale.md (5 minutes, 20 GB of disk)
 #   make check    lint, format and types; the workflows, too
@@ -22,12 +23,14 @@ PYTHON ?= python3
 BASE ?=
 NAME ?= learning-rate
 PART ?= 1/1
+JOBS ?= 1
 IMAGES ?=
 INVERT ?=
 # As they are, to the shell's variables: a name may hold what make or a shell would run.
 override export BASE := $(value BASE)
 override export NAME := $(value NAME)
 override export PART := $(value PART)
+override export JOBS := $(value JOBS)
 override export IMAGES := $(value IMAGES)
 BIN := .venv/bin
 INSTALLED := .venv/installed-from-lock
@@ -36,7 +39,7 @@ RUNTIME := demo/node_modules/.package-lock.json
 # DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro predict card export demo test torture plots report verify sweep bench scale check schema lock help
+.PHONY: repro predict card export demo test torture plots report verify sweep table bench scale check schema lock help
 
 repro: $(INSTALLED)
 	@$(BIN)/dvc repro
@@ -70,7 +73,10 @@ verify: $(INSTALLED)
 	@$(BIN)/python -m experiments.verify
 
 sweep: $(INSTALLED)
-	@$(BIN)/python -m experiments.sweep "$$NAME" "$$PART"
+	@$(BIN)/python -m experiments.sweep --part="$$PART" --jobs="$$JOBS" -- "$$NAME"
+
+table: $(INSTALLED)
+	@$(BIN)/python -m experiments.table
 
 bench: $(INSTALLED)
 	@$(BIN)/python -m benchmarks.bench

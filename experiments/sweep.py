@@ -1,162 +1,169 @@
-"""A small, named grid of experiments, and the table of what came out of it.
+"""A grid of experiments with a name, and the table of what came out of it.
 
-    make sweep NAME=learning-rate              (python -m experiments.sweep learning-rate)
-    make sweep NAME=learning-rate PART=1/2     half of them, on one of two machines
+    make sweep NAME=learning-rate             (python -m experiments.sweep learning-rate)
+    make sweep NAME=learning-rate JOBS=2      two at a time
+    make sweep NAME=learning-rate PART=1/2    half of them, on one of two machines
 
-In:  experiments/sweeps.yaml: name -> parameter -> values.
-Out: an experiment of DVC's for every combination, one after another, each in a temporary folder; then a table, best
-     first. `dvc exp apply NAME` takes one of them over.
-The order is that of the score on val: accuracy, of a regression R2. The test split has no say in a choice: it could not
-judge it any more.
-Settings that differ in `seed` alone share a line, with mean and standard deviation.
+In:  experiments/sweeps.yaml: name -> parameter, or `mapping.key` -> values.
+Out: an experiment of DVC's for every combination, and a table, best first; `dvc exp apply NAME` takes one of them over.
+     .state/sweep/NAME-NUMBER.log has all that a run printed.
+Every combination is checked before the first one runs. The experiments have the changes of the working tree that are
+not committed, as with `dvc exp run`. What an experiment of this commit has run already, with the same code and all the
+same parameters, is not run again. The commit's own setting becomes an experiment, too, so that it has a name; DVC runs
+nothing for it if the commit's results are up to date and in its cache.
+The table is sorted by the score on val: accuracy, of a regression R2. The test split has no say in a choice: it could
+not judge it any more. Settings that differ in `seed` alone share a line, with mean and standard deviation.
 """
 
-import itertools
-import json
+import argparse
 import re
-import subprocess
+import signal
+import statistics
 import sys
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 
-import pandas as pd
-
+from experiments.clone import Snapshot, snapshot
+from experiments.grid import Combination, applied, combinations
+from experiments.layout import aligned, as_text, assignments, score_text
+from experiments.results import DONE, SCORES, differing, load, same_code
+from experiments.runner import Experiment, run_all
+from experiments.status import named
+from stages.lib.command_line import Parser
 from stages.lib.parameters import PARAMETERS, read
 from stages.lib.stage import UserError, run
 
-SWEEPS = Path("experiments/sweeps.yaml")
-SUMMARY = "reports/train.json"
-SCORES = ("val_accuracy", "val_r2")  # of which a run has one
-
 
 def main() -> None:
-    grid = read_grid(sys.argv[1] if len(sys.argv) > 1 else "")
-    chosen = part_of(combinations(grid), sys.argv[2] if len(sys.argv) > 2 else "1/1")
-    refuse_a_queue_of_others()
-    commit = dvc_or_git(
-        "git", "rev-parse", "HEAD"
-    ).strip()  # where the experiments start from, whatever comes meanwhile
-    names = [queue(settings) for settings in chosen]
-    print(f"{len(names)} experiments: {', '.join(names)}", flush=True)
-    subprocess.run(["dvc", "exp", "run", "--run-all"], check=False)  # what failed is told below, by its name
-    print()
-    found = results(names, list(grid), commit)
-    if found:
-        print(table(pd.DataFrame(found.values()), list(grid)))
-    if failed := [name for name in names if name not in found]:
-        raise UserError(f"these experiments failed: {', '.join(failed)}; `dvc queue logs {failed[0]}` shows why")
+    # The runs are in sessions of their own: they would outlive a terminal that is closed.
+    signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
+    options = parse()
+    parameters = read(PARAMETERS)
+    grid = combinations(options.name, parameters)
+    chosen = {number: grid[number - 1] for number in part_of(len(grid), options.part)}
+    base = snapshot()
+    done = reusable(chosen, parameters, base)
+    waiting = {number: combination for number, combination in chosen.items() if number not in done}
+    changes = f" with uncommitted changes ({named(base.changed)})" if base.changed else ""
+    reused = f": {len(done)} already run, {len(waiting)} to run" if done else ""
+    print(f"{options.name}: {len(chosen)} experiments of {base.commit[:7]}{changes}{reused}", flush=True)
+
+    settings = {number: " ".join(assignments(combination)) for number, combination in chosen.items()}
+    width = max(map(len, settings.values()))
+    failed = 0
+    start = time.monotonic()
+    try:
+        with closing(run_all(options.name, waiting, parameters, base, options.jobs)) as outcomes:
+            for ended, (number, seconds, outcome) in enumerate(outcomes, 1):
+                if isinstance(outcome, Experiment):
+                    done[number] = outcome
+                    name, scores = outcome.name, outcome.scores.items()
+                    text = "  ".join(
+                        [*(f"{key} {score_text(value)}" for key, value in scores if "val_" in key), duration(seconds)]
+                    )
+                else:
+                    failed += 1
+                    name, text = "failed", str(outcome)
+                left = len(waiting) - ended
+                estimate = f" (about {duration((time.monotonic() - start) / ended * left)} left)" if left else ""
+                count = f"{len(chosen) - left}/{len(chosen)}".rjust(2 * len(str(len(chosen))) + 1)
+                print(f"{count}  {name:10}  {settings[number]:{width}}  {text}{estimate}", flush=True)
+    except SystemExit:
+        print(f"{len(done)} of {len(chosen)} are done; the same command goes on with the others", file=sys.stderr)
+        raise
+    if done:
+        print("\n".join(["", *table([(chosen[number], experiment) for number, experiment in sorted(done.items())])]))
+    if failed:
+        raise UserError(f"{failed} of {len(chosen)} experiments failed, see above; the same command tries them again")
 
 
-def read_grid(name: str) -> dict[str, list[Any]]:
-    """The grid of this name.
-
-    Raises:
-        UserError: there is none, or it is no mapping of parameters to lists.
-    """
-    sweeps = read(SWEEPS)
-    if name not in sweeps:
-        raise UserError(f"{SWEEPS}: found no sweep `{name}`, expected one of {', '.join(sweeps)}: make sweep NAME=...")
-    grid = sweeps[name]
-    if not isinstance(grid, dict) or not grid or not all(isinstance(v, list) and v for v in grid.values()):
-        raise UserError(f"{SWEEPS}: {name}: expected lines of `parameter: [value, value]`")
-    if unknown := sorted(set(grid) - set(read(PARAMETERS))):
-        raise UserError(f"{SWEEPS}: {name}: {', '.join(unknown)}: no parameter of {PARAMETERS}")
-    if any(isinstance(value, dict) for values in grid.values() for value in values):
-        raise UserError(f"{SWEEPS}: {name}: expected numbers, names and lists as values")
-    return grid
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(
+        prog="python -m experiments.sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", help="of a grid in experiments/sweeps.yaml")
+    parser.add_argument("--part", default="1/1", help="such as 2/3: the share of the second of three machines")
+    parser.add_argument("--jobs", type=positive, default=1, help="experiments to run at a time (1)")
+    return parser.parse_args()
 
 
-def refuse_a_queue_of_others() -> None:
-    """Run nothing but the sweep's own experiments.
-
-    Raises:
-        UserError: others wait in DVC's queue.
-    """
-    if re.search(r"(Queued|Running)$", dvc_or_git("dvc", "queue", "status"), re.MULTILINE):
-        raise UserError(
-            "DVC's queue holds other experiments; `dvc queue start` runs them, `dvc queue remove` drops them"
-        )
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not (text.isascii() and text.isdecimal()) or not int(text):
+        raise argparse.ArgumentTypeError(f"found `{text}`, expected a whole number of at least 1")
+    return int(text)
 
 
-def combinations(grid: dict[str, list[Any]]) -> list[list[str]]:
-    """Every combination of the grid's values, as `dvc exp run -S` takes them."""
-    settings = ([f"{key}={in_hydra(value)}" for value in values] for key, values in grid.items())
-    return [list(each) for each in itertools.product(*settings)]
-
-
-def part_of(whole: list[list[str]], part: str) -> list[list[str]]:
-    """The share of one machine of several: "2/3" is every third combination, from the second on.
+def part_of(total: int, part: str) -> range:
+    """Return one machine's share of the numbers from 1 to `total`: "2/3" is every third one from the second on.
 
     Raises:
         UserError: it is no such share, or has nothing in it.
     """
     match = re.fullmatch(r"(\d+)/(\d+)", part)
-    number, of = map(int, match.groups()) if match else (0, 0)
-    if not 1 <= number <= of <= len(whole):
-        raise UserError(f"PART: found `{part}`, expected one such as 1/2: the first half of {len(whole)} experiments")
-    return whole[number - 1 :: of]
+    first, step = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= first <= step <= total:
+        raise UserError(f"PART: found `{part}`, expected one such as 1/2: the first half of {total} experiments")
+    return range(first, total + 1, step)
 
 
-def queue(settings: list[str]) -> str:
-    """Queue one experiment; the name that DVC gives it.
-
-    Raises:
-        UserError: DVC refuses, in its own words.
-    """
-    options = [part for setting in settings for part in ("-S", setting)]
-    printed = dvc_or_git("dvc", "exp", "run", "--queue", *options)
-    (name,) = re.findall(r"^Queued experiment '(.+)' for future execution", printed, re.MULTILINE)
-    return str(name)
-
-
-def dvc_or_git(*command: str) -> str:
-    """What a command prints.
-
-    Raises:
-        UserError: it fails, in its own words.
-    """
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"{' '.join(command[:3])}: {done.stderr.strip().removeprefix('ERROR: ')}")
-    return done.stdout
-
-
-def in_hydra(value: Any) -> str:
-    """A value as `dvc exp run -S` takes it."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def results(names: list[str], keys: list[str], commit: str) -> dict[str, dict[str, Any]]:
-    """Of each experiment that has finished: its name, the swept parameters, and how well it did on val."""
+def reusable(
+    wanted: Mapping[int, Combination], parameters: Mapping[str, object], base: Snapshot
+) -> dict[int, Experiment]:
+    """Find the experiments of the commit that have run these combinations with the code of the snapshot."""
+    _, _, experiments = load()
+    usable = [each for each in experiments if each.state == DONE]
     found = {}
-    for baseline in json.loads(dvc_or_git("dvc", "exp", "show", "--json", "--rev", commit)):
-        for experiment in baseline["experiments"] or []:
-            # A failed one is listed too, with the figures of the commit that it started from.
-            if experiment["name"] in names and experiment["executor"]["state"] == "success":
-                data = experiment["revs"][0]["data"]
-                swept = {key: in_hydra(data["params"]["params.yaml"]["data"][key]) for key in keys}
-                summary = data["metrics"][SUMMARY]["data"]
-                figures = {key: summary[key] for key in (*SCORES, "val_loss") if key in summary}
-                found[experiment["name"]] = {"experiment": experiment["name"], **swept, **figures}
+    for number, combination in wanted.items():
+        values = applied(combination, parameters)
+        for each in usable:
+            if not differing(each.parameters, values) and same_code(each.rev, base.tree):
+                found[number] = Experiment(each.name, each.scores)
+                break
     return found
 
 
-def table(rows: pd.DataFrame, keys: list[str]) -> str:
-    """The settings, best first; several seeds of one are one line."""
-    score = next(name for name in SCORES if name in rows)
-    setting = [key for key in keys if key != "seed"]
-    groups = rows.groupby(setting, sort=False) if setting else [((), rows)]
-    lines = []
-    for values, group in groups:
-        best = group.sort_values(score, ascending=False, kind="stable").iloc[0]
-        line = dict(zip(setting, values, strict=True))
-        line["runs"] = len(group)
-        for figure in (score, "val_loss"):
-            spread = f" ± {group[figure].std():.4f}" if len(group) > 1 else ""
-            line[figure] = f"{group[figure].mean():.4f}{spread}"
-        lines.append((group[score].mean(), line | {"best": best["experiment"]}))
-    ordered = sorted(lines, key=lambda line: -line[0])
-    return pd.DataFrame([line for _, line in ordered]).to_string(index=False)
+def duration(seconds: float) -> str:
+    """A time in its unit: `6 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def table(rows: Sequence[tuple[Combination, Experiment]]) -> list[str]:
+    """One line for each setting, best first; several seeds of one setting share a line."""
+    kinds = {key for _, experiment in rows for key in experiment.scores}
+    score = next((f"val_{kind}" for kind in SCORES if f"val_{kind}" in kinds), f"val_{SCORES[0]}")
+    groups: dict[tuple[str, ...], list[Experiment]] = {}
+    for combination, experiment in rows:
+        setting = tuple(as_text(value) for key, value in combination.items() if key != "seed")
+        groups.setdefault(setting, []).append(experiment)
+
+    def worth(experiment: Experiment) -> float:
+        return experiment.scores.get(score, float("-inf"))  # of another task: it does not compare
+
+    def mean(experiments: Sequence[Experiment]) -> float:
+        return statistics.fmean(map(worth, experiments))
+
+    lines = [[*(key for key in rows[0][0] if key != "seed"), "runs", score, "val_loss", "best"]]
+    for setting, experiments in sorted(groups.items(), key=lambda group: -mean(group[1])):
+        cells = [
+            _spread([each.scores[key] for each in experiments if key in each.scores]) for key in (score, "val_loss")
+        ]
+        lines.append([*setting, str(len(experiments)), *cells, max(experiments, key=worth).name])
+    return aligned(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return score_text(statistics.fmean(values)) + (
+        f" ± {score_text(statistics.stdev(values))}" if len(values) > 1 else ""
+    )
 
 
 if __name__ == "__main__":

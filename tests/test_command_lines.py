@@ -7,10 +7,7 @@ import pytest
 
 from tests.conftest import ROOT, Project
 
-# sweep.py has tests of its own.
-COMMANDS = sorted(
-    path.stem for path in (ROOT / "experiments").glob("*.py") if "__main__" in path.read_text() and path.stem != "sweep"
-)
+COMMANDS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if "__main__" in path.read_text())
 
 
 def run(folder: Path, command: str, *arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
@@ -20,7 +17,7 @@ def run(folder: Path, command: str, *arguments: str, fails: bool = False) -> sub
 
 
 def test_the_commands_are_found() -> None:
-    assert {"plots", "report", "rotated_digits", "verify"} <= set(COMMANDS)
+    assert {"plots", "report", "rotated_digits", "sweep", "table", "verify"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])

@@ -2,32 +2,81 @@
 
 import json
 import re
+import signal
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
 
-from experiments.sweep import table
+from experiments import sweep
+from experiments.grid import Combination, applied, combinations
+from experiments.results import DONE, OUTDATED, Result
+from experiments.runner import Experiment
+from experiments.table import table
+from stages.lib.parameters import read
+from stages.lib.stage import UserError
 from tests.conftest import Project
 
 
-def test_the_table_is_sorted_by_val_and_joins_seeds() -> None:
-    rows = pd.DataFrame(
-        {
-            "experiment": ["a", "b", "c", "d", "e"],
-            "lr": ["0.1", "0.1", "0.01", "0.01", "0.001"],
-            "seed": ["0", "1", "0", "1", "0"],
-            "val_accuracy": [0.90, 0.92, 0.94, 0.98, 0.5],
-            "val_loss": [0.3, 0.3, 0.2, 0.4, 1.5],
-        }
-    )
-    lines = [line.split() for line in table(rows, ["lr", "seed"]).splitlines()]
-    assert lines[0] == ["lr", "runs", "val_accuracy", "val_loss", "best"]
-    assert lines[1] == ["0.01", "2", "0.9600", "±", "0.0283", "0.3000", "±", "0.1414", "d"]
-    assert lines[2] == ["0.1", "2", "0.9100", "±", "0.0141", "0.3000", "±", "0.0000", "b"]
-    assert lines[3] == ["0.001", "1", "0.5000", "1.5000", "e"]
+def test_the_table_of_a_sweep_is_sorted_by_val_and_joins_seeds() -> None:
+    rows: list[tuple[Combination, Experiment]] = [
+        ({"lr": 0.1, "seed": 0}, Experiment("a", {"val_accuracy": 0.90, "val_loss": 0.3})),
+        ({"lr": 0.1, "seed": 1}, Experiment("b", {"val_accuracy": 0.92, "val_loss": 0.3})),
+        ({"lr": 0.01, "seed": 0}, Experiment("c", {"val_accuracy": 0.94, "val_loss": 0.2})),
+        ({"lr": 0.01, "seed": 1}, Experiment("d", {"val_accuracy": 0.98, "val_loss": 0.4})),
+        ({"lr": 0.001, "seed": 0}, Experiment("e", {"val_accuracy": 0.5, "val_loss": 1.5})),
+        ({"lr": 1, "seed": 0}, Experiment("f", {"val_r2": 0.99, "val_loss": 0.1})),  # another task
+    ]
+    assert [line.split() for line in sweep.table(rows)] == [
+        ["lr", "runs", "val_accuracy", "val_loss", "best"],
+        ["0.01", "2", "0.9600", "±", "0.0283", "0.3000", "±", "0.1414", "d"],
+        ["0.1", "2", "0.9100", "±", "0.0141", "0.3000", "±", "0.0000", "b"],
+        ["0.001", "1", "0.5000", "1.5000", "e"],
+        ["1", "1", "-", "0.1000", "f"],
+    ]
+
+
+def test_the_table_of_all_experiments_fits_into_80_columns() -> None:
+    many = [f"a_parameter_with_a_long_name_{number}=0.125" for number in range(9)]
+    long = "augmentation.shift=[" + ",".join(["0.125"] * 30) + "]"
+    results = [
+        Result("main", "1", DONE, {}, {"val_accuracy": 0.9, "accuracy": 0.8}),
+        Result("many", "2", DONE, {}, {"val_accuracy": 0.95, "accuracy": 0.7}),
+        Result("a-name-of-thirty-characters-ab", "3", DONE, {}, {"val_accuracy": 0.85, "accuracy": 0.6}),
+        Result("failed", "4", "failed", {}, {}),
+        Result("saved", "5", OUTDATED, {}, {}),
+    ]
+    lines = table(results, {"main": [], "many": many, results[2].name: [long], "failed": ["lr=1"], "saved": ["lr=2"]})
+    assert max(map(len, lines)) <= 80
+    starts = [line.split() for line in lines if not line.startswith(" ")]
+    assert [start[:3] for start in starts] == [
+        ["experiment", "val_accuracy", "test_accuracy"],
+        ["many", "0.9500", "0.7000"],
+        ["main", "0.9000", "0.8000"],
+        ["a-name-of-thirty-characters-ab", "0.8500", "0.6000"],
+        ["failed", "failed", "-"],
+        ["saved", "outdated", "-"],
+    ]
+    assert [start[3:] for start in starts[-2:]] == [["lr=1"], ["lr=2"]]
+    assert sum(line.endswith(" ...") for line in lines) == 2, "what has no room is marked"
+
+
+def test_a_grid_may_change_keys_of_a_mapping(folder: Path) -> None:
+    parameters = read(folder / "params.yaml")
+    parameters["optimizer_args"] = {"nesterov": False, "dampening": 0}
+    (folder / "params.yaml").write_text(yaml.safe_dump(parameters))
+    (folder / "experiments").mkdir()
+    good = "good: {optimizer_args.dampening: [0, 0.5], optimizer: [SGD], warmup: [null]}"
+    (folder / "experiments/sweeps.yaml").write_text(f"{good}\nbad: {{optimizer_args.dampenin: [0]}}")
+    with pytest.raises(UserError, match=r"sweeps.yaml: bad: optimizer_args.dampenin: no parameter of params.yaml"):
+        combinations("bad", parameters)
+    grid = combinations("good", parameters | {"optimizer": "SGD"})
+    assert [each["optimizer_args.dampening"] for each in grid] == [0, 0.5]
+    values = applied(grid[1], parameters)
+    assert values["optimizer_args"] == {"nesterov": False, "dampening": 0.5}
+    assert values["optimizer"] == "SGD"
+    assert parameters["optimizer_args"]["dampening"] == 0, "the base stays as it is"
 
 
 def wait_for_the_queue(project: Project, experiments: int) -> None:
@@ -66,62 +115,165 @@ def test_a_queue(project: Project, part: int) -> None:
     assert sorted(rows[4:-1]) == [["0.01", "128"], ["0.01", "64"]]
 
 
+def grids(project: Project, **sweeps: object) -> None:
+    """Write experiments/sweeps.yaml."""
+    (project.root / "experiments/sweeps.yaml").write_text(json.dumps(sweeps))  # JSON is YAML, too
+
+
+def run_sweep(project: Project, *arguments: str, fails: bool = False) -> tuple[list[str], str]:
+    """Run a sweep: the lines that it prints, and its errors."""
+    done = project.run("python", "-W", "error", "-m", "experiments.sweep", *arguments, fails=fails)
+    return done.stdout.splitlines(), done.stderr
+
+
+def shown(project: Project) -> list[list[str]]:
+    """The rows of `make table`, each as its words."""
+    lines = project.run("python", "-W", "error", "-m", "experiments.table").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    return [line.split() for line in lines]
+
+
 def test_a_sweep_and_what_becomes_of_its_experiments(project: Project, tmp_path: Path) -> None:
+    """Two at a time, of which one fails; a nested parameter, and a null."""
     origin = str(tmp_path / "origin.git")
-    sweeps = {"quick": {"epochs": [1], "lr": [-1, 0.01]}, "odd": {"lr": 3}}
-    (project.root / "experiments/sweeps.yaml").write_text(yaml.safe_dump(sweeps))
+    parameters = read(project.root / "params.yaml")
+    parameters |= {"lr": 0.001, "augmentation": parameters["augmentation"] | {"shift": 0}}
+    (project.root / "params.yaml").write_text(yaml.safe_dump(parameters))
+    quick = {"epochs": [1], "optimizer": ["SGD"], "lr": [1e38, 0.01], "augmentation.shift": [1], "clip_norm": [None]}
+    grids(project, quick=quick, again={**quick, "lr": [0.01]})
     project.commit("other sweeps")
     project.run("git", "init", "--quiet", "--bare", "--initial-branch=main", origin)
     project.run("git", "remote", "add", "origin", origin)
     project.run("git", "push", "--quiet", "origin", "main")
     before = (project.root / "params.yaml").read_bytes()
+    assert [line[:8] for line in shown(project)[1:]] == [
+        ["main", "outdated", "-"],  # its parameters have not been run
+        ["no", "experiments", "of", "this", "commit", "yet:", "`make", "sweep`"],
+    ]
 
-    done = project.run("python", "-W", "error", "-m", "experiments.sweep", "quick", fails=True)
-    refused, good = done.stdout.splitlines()[0].removeprefix("2 experiments: ").split(", ")
-    assert f"sweep: error: these experiments failed: {refused}; `dvc queue logs {refused}` shows why" in done.stderr
-    last = done.stdout.splitlines()[-1].split()
-    assert last[:3] == ["1", "0.01", "1"]
-    assert last[-1] == good
-    (accuracy,) = re.findall(r"val loss .*, accuracy (0\.\d+)", done.stdout)
-    assert last[3] == accuracy
+    lines, errors = run_sweep(project, "quick", "--jobs", "2", fails=True)
+    assert re.fullmatch(r"quick: 2 experiments of [0-9a-f]{7}", lines[0])
+    (failed,) = (line for line in lines if "failed" in line)
+    assert re.match(
+        r"[12]/2  failed +epochs=1 optimizer=SGD lr=1e\+38 augmentation.shift=1 clip_norm=null  train: ", failed
+    )
+    assert "the training loss became" in failed
+    assert "; log: .state/sweep/quick-1.log" in failed
+    assert "> python -m stages.train" in (project.root / ".state/sweep/quick-1.log").read_text()
+    assert "sweep: error: 1 of 2 experiments failed, see above; the same command tries them again" in errors
+    (good,) = (line.split() for line in lines if re.match(r"[12]/2  (?!failed)", line))
+    name, accuracy = good[1], good[good.index("val_accuracy") + 1]
+    assert lines[-1].split()[:2] == ["1", "SGD"]
+    assert lines[-1].split()[-1] == name
     assert (project.root / "params.yaml").read_bytes() == before, "it runs elsewhere"
+    assert project.run("git", "status", "--porcelain").stdout == ""
+    assert project.run("git", "stash", "list").stdout == ""
+    assert not list(project.root.glob(".state/sweep/clones-*"))
 
-    difference = project.run("dvc", "exp", "diff", "HEAD", good, "--md").stdout
-    assert re.search(r"\| params.yaml +\| lr +\| 0.001 +\| 0.01 +\|", difference)
+    difference = project.run("dvc", "exp", "diff", "HEAD", name, "--md").stdout
+    assert re.search(r"\| params.yaml +\| augmentation.shift +\| 0 +\| 1 +\|", difference)
     assert re.search(r"\| reports/metrics.json +\| accuracy +\|", difference)
 
-    project.run("dvc", "exp", "apply", good)
+    project.run("dvc", "exp", "apply", name)
     assert f"{json.loads((project.root / 'reports/train.json').read_text())['val_accuracy']:.4f}" == accuracy
     assert project.repro() == []
-    project.run("dvc", "exp", "branch", good, "proposal")
+    lines, _ = run_sweep(project, "again")
+    assert lines[0].endswith("(params.yaml): 1 already run, 0 to run")
+    assert lines[-1].split()[-1] == name
+    project.run("dvc", "exp", "branch", name, "proposal")
     project.run("git", "diff", "--exit-code", "proposal")
 
-    project.run("dvc", "exp", "push", "origin", good)
+    project.run("dvc", "exp", "push", "origin", name)
     clone = Project(tmp_path / "clone")
     project.run("git", "clone", "--quiet", origin, str(clone.root))
-    assert good in clone.run("dvc", "exp", "list", "origin").stdout
-    clone.run("dvc", "exp", "pull", "origin", good)
+    assert name in clone.run("dvc", "exp", "list", "origin").stdout
+    clone.run("dvc", "exp", "pull", "origin", name)
     # Its data is on no remote: the results, in git, are there all the same.
-    assert re.search(r"lr +0.001 +0.01 ", clone.run("dvc", "exp", "diff", "HEAD", good).stdout)
+    assert re.search(r"lr +0.001 +0.01 ", clone.run("dvc", "exp", "diff", "HEAD", name).stdout)
+    rows = shown(clone)
+    assert rows[0] == ["experiment", "val_accuracy", "test_accuracy", "changed"]
+    (row,) = (row for row in rows if row[0] == name)
+    assert row[1] == accuracy
+    assert "lr=0.01" in row
+
+
+def test_a_sweep_that_is_interrupted_goes_on_where_it_was(project: Project) -> None:
+    common = {"patience": [None], "lr": [0.01]}
+    grids(project, long={**common, "epochs": [1, 1000]}, rest={**common, "epochs": [1, 2]})
+    project.commit("other sweeps")
+    running = project.start("python", "-W", "error", "-m", "experiments.sweep", "long")
+    log = project.root / ".state/sweep/long-2.log"
+    running.wait_for("1/2")
+    end = time.monotonic() + 120
+    while not log.exists() or not re.search("epoch +2/1000", log.read_text()):
+        assert time.monotonic() < end, running.output.read_text()
+        time.sleep(0.01)
+    assert running.send(signal.SIGINT)
+    printed = running.output.read_text()
+    assert running.process.returncode == 130
+    assert printed.endswith("sweep: interrupted\n1 of 2 are done; the same command goes on with the others\n")
+    assert "train: interrupted" in log.read_text()
+    assert not list(project.root.glob(".state/sweep/clones-*"))
+    assert project.run("git", "status", "--porcelain").stdout == ""
+
+    lines, _ = run_sweep(project, "rest")
+    assert lines[0].endswith(": 1 already run, 1 to run")
+    first, second = printed.splitlines()[1].split()[1], lines[1].split()[1]
+    assert re.match(rf"2/2  {second} +patience=null lr=0.01 epochs=2  val_accuracy ", lines[1])
+    assert sorted(line.split()[-1] for line in lines[-2:]) == sorted([first, second])
+
+    # With other code it is not the same experiment.
+    project.edit("stages/train.py", "def main() -> None:\n", 'def main() -> None:\n    raise UserError("changed")\n')
+    lines, _ = run_sweep(project, "rest", "--part", "1/2", fails=True)
+    assert re.fullmatch(r"rest: 1 experiments of \w+ with uncommitted changes \(stages/train.py\)", lines[0])
+    assert " train: error: changed; log: .state/sweep/rest-1.log" in lines[1]
+    project.set(lr=0.5)
+    project.run("dvc", "exp", "save", "--name", "saved")
+    project.set(lr=0.6)
+    rows = {row[0]: row[1:] for row in shown(project)}
+    assert {"lr=0.01", "epochs=1"} <= set(rows[first])
+    assert {"lr=0.01", "epochs=2"} <= set(rows[second])
+    assert rows["saved"][2:] == ["lr=0.5", "code"]
+    assert rows["workspace"] == ["outdated", "-", "lr=0.6", "code"]
+    scores = [float(row[0]) for row in rows.values() if row[0][0].isdecimal()]
+    assert len(scores) == 4, "those three and the commit"
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_a_sweep_that_is_none(fresh: Project) -> None:
     def refusal(*arguments: str) -> str:
-        return fresh.run("python", "-m", "experiments.sweep", *arguments, fails=True).stderr
+        lines, errors = run_sweep(fresh, *arguments, fails=True)
+        assert lines == [], "nothing was begun"
+        assert len(errors.splitlines()) == 1
+        return errors
 
     for part in ("0/2", "3/2", "half", "1/99"):
-        assert f"sweep: error: PART: found `{part}`, expected one such as 1/2" in refusal("learning-rate", part)
+        assert f"sweep: error: PART: found `{part}`, expected one such as 1/2" in refusal(
+            "learning-rate", "--part", part
+        )
+    assert "argument --jobs: found `0`, expected a whole number of at least 1" in refusal(
+        "learning-rate", "--jobs", "0"
+    )
+    assert "the following arguments are required: name; -h tells more" in refusal()
     assert "found no sweep `nope`, expected one of learning-rate: make sweep NAME=" in refusal("nope")
-    (fresh.root / "experiments/sweeps.yaml").write_text("odd: {lr: 3}")
+    grids(
+        fresh,
+        odd={"lr": 3},
+        unknown={"rl": [3]},
+        kinds={"optimizer_args": [{"nesterov": True}]},
+        twice={"lr": [0.1, 1e-1]},
+        range={"epochs": [1], "lr": [0.01, -1]},
+        pair={"hidden": [[8], [8, 8, 8]], "activation": [["relu"]]},
+    )
     assert "sweep: error: experiments/sweeps.yaml: odd: expected lines of `parameter: [value, value]`" in refusal("odd")
-    (fresh.root / "experiments/sweeps.yaml").write_text("odd: {rl: [3]}\nkinds: {optimizer_args: [{nesterov: true}]}")
-    assert "odd: rl: no parameter of params.yaml" in refusal("odd")
-    assert "kinds: expected numbers, names and lists as values" in refusal("kinds")
+    assert "unknown: rl: no parameter of params.yaml" in refusal("unknown")
+    assert "kinds: optimizer_args: found a mapping, expected numbers, names, lists, true, false" in refusal("kinds")
+    assert "twice: lr=0.1 stands twice" in refusal("twice")
+    assert "range: epochs=1 lr=-1: lr: found -1, expected a number above 0" in refusal("range")
+    assert 'pair: hidden=[8,8,8] activation=["relu"]: activation has 1 items and hidden has 3' in refusal("pair")
     (fresh.root / "experiments/sweeps.yaml").write_text("")
     assert "experiments/sweeps.yaml: found nothing, expected lines of" in refusal("odd")
-    fresh.run("git", "checkout", "experiments")
-    fresh.run("dvc", "exp", "run", "--queue", "-S", "epochs=1")
-    assert "DVC's queue holds other experiments; `dvc queue start` runs them" in refusal("learning-rate")
+    assert not (fresh.root / ".state/sweep").exists()
 
 
 @pytest.mark.torture(quick=0, long=1)
@@ -129,7 +281,7 @@ def test_a_sweep_on_two_machines(project: Project, tmp_path: Path, part: int) ->
     """Two clones, one git and one DVC remote: each runs its half, and every clone sees the whole."""
     origin = str(tmp_path / "origin.git")
     project.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "remote"))
-    (project.root / "experiments/sweeps.yaml").write_text("quick: {epochs: [1], lr: [0.01, 0.02]}\n")
+    grids(project, quick={"epochs": [1], "lr": [0.01, 0.02]})
     project.commit("a remote and a sweep")
     project.run("git", "init", "--quiet", "--bare", "--initial-branch=main", origin)
     project.run("git", "remote", "add", "origin", origin)
@@ -139,19 +291,17 @@ def test_a_sweep_on_two_machines(project: Project, tmp_path: Path, part: int) ->
         machine = Project(tmp_path / half.replace("/", " of "))
         project.run("git", "clone", "--quiet", origin, str(machine.root))
         machine.run("dvc", "pull")
-        done = machine.run("python", "-W", "error", "-m", "experiments.sweep", "quick", half)
-        assert done.stdout.startswith("1 experiments: ")
-        assert "Running stage 'cache'" not in done.stdout
-        machine.run("dvc", "exp", "push", "origin", done.stdout.splitlines()[0].removeprefix("1 experiments: "))
+        lines, _ = run_sweep(machine, "quick", "--part", half)
+        assert lines[0].startswith("quick: 1 experiments of ")
+        (log,) = machine.root.glob(".state/sweep/*.log")
+        assert "Running stage 'cache'" not in log.read_text()
+        machine.run("dvc", "exp", "push", "origin", lines[-1].split()[-1])
     colleague = Project(tmp_path / "colleague")
     project.run("git", "clone", "--quiet", origin, str(colleague.root))
     names = colleague.run("dvc", "exp", "list", "origin", "--name-only").stdout.split()
     assert len(names) == 2
     colleague.run("dvc", "exp", "pull", "origin", *names)
-    (shown,) = json.loads(colleague.run("dvc", "exp", "show", "--json", "--rev", "HEAD").stdout)[1:]
-    assert sorted(each["revs"][0]["data"]["params"]["params.yaml"]["data"]["lr"] for each in shown["experiments"]) == [
-        0.01,
-        0.02,
-    ]
+    lines, _ = run_sweep(colleague, "quick")
+    assert lines[0].endswith(": 2 already run, 0 to run")
     colleague.run("dvc", "exp", "apply", names[0])
     assert colleague.repro() == [], "models and reports came with it"

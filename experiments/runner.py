@@ -1,0 +1,144 @@
+"""Running experiments, several at a time, each in a clone of this folder."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.clone import Snapshot, clone
+from experiments.grid import Combination, applied
+from experiments.layout import assignments
+from experiments.results import TEST, TRAINING, differing, output, scores_of
+from stages.lib.parameters import PARAMETERS, read
+from stages.lib.stage import STATE, UserError, signals_held
+
+FOLDER = STATE / "sweep"
+CLONES = "clones-"
+SECONDS_TO_END = 10  # for an interrupted run to clean up
+SECONDS_BETWEEN_LOOKS = 0.05  # at whether a run has ended
+STAGE_ERROR = re.compile(r"^\w+: error: .+", re.MULTILINE)
+DVC_ERROR = re.compile(r"^ERROR: .+", re.MULTILINE)
+NAME = re.compile(r"^Ran experiment\(s\): (.+)$", re.MULTILINE)  # what `dvc exp run` prints after a success
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment that has succeeded."""
+
+    name: str
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """An experiment that is being run."""
+
+    number: int
+    clone: Path
+    log: Path
+    process: subprocess.Popen[bytes]
+    start: float  # monotonic seconds
+
+
+def run_all(
+    name: str, waiting: Mapping[int, Combination], parameters: Mapping[str, object], base: Snapshot, jobs: int
+) -> Generator[tuple[int, float, Experiment | UserError], None, None]:
+    """Run combinations, `jobs` at a time; as each ends, yield its number, its seconds and what came of it.
+
+    Closing the generator ends the runs that are under way. Those that have ended stay.
+
+    Args:
+        name: begins the names of the logs.
+        waiting: by number.
+        parameters: which the combinations change.
+        base: what the experiments start from.
+        jobs: at least 1.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for left_by_a_killed_sweep in FOLDER.glob(f"{CLONES}*"):
+        shutil.rmtree(left_by_a_killed_sweep, ignore_errors=True)
+    log_name = re.sub(r"[^\w.-]", "_", name)
+    todo = list(waiting.items())
+    running: list[_Run] = []
+    with tempfile.TemporaryDirectory(prefix=CLONES, dir=FOLDER.resolve(), ignore_cleanup_errors=True) as clones:
+        try:
+            while todo or running:
+                while todo and len(running) < jobs:
+                    number, combination = todo.pop(0)
+                    folder = Path(clones) / str(number)
+                    clone(base, folder)
+                    log = FOLDER / f"{log_name}-{number}.log"
+                    with signals_held():
+                        running.append(_Run(number, folder, log, _start(combination, folder, log), time.monotonic()))
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+                for each in [each for each in running if each.process.poll() is not None]:
+                    running.remove(each)
+                    seconds = time.monotonic() - each.start
+                    yield each.number, seconds, _outcome(each, applied(waiting[each.number], parameters), base)
+                    shutil.rmtree(each.clone, ignore_errors=True)
+        finally:
+            _end([each.process for each in running])
+
+
+def _start(combination: Combination, folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    settings = [
+        part for key, value in combination.items() for part in ("-S", f"{key}={json.dumps(value, ensure_ascii=False)}")
+    ]
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            ["dvc", "exp", "run", *settings],
+            cwd=folder,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},  # the log grows as the run does
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _outcome(ended: _Run, wanted: Mapping[str, object], base: Snapshot) -> Experiment | UserError:
+    """Fetch the experiment from its clone, or find in its log why there is none."""
+    text = ended.log.read_text(encoding="utf-8", errors="replace")
+    names = NAME.findall(text)
+    if ended.process.returncode or not names:
+        errors = STAGE_ERROR.findall(text) or DVC_ERROR.findall(text) or [f"exit code {ended.process.returncode}"]
+        return UserError(f"{errors[0]}; log: {ended.log}")
+    try:
+        if other := differing(read(ended.clone / PARAMETERS), wanted):
+            raise UserError(f"DVC set other values, {' '.join(assignments(other))}")
+        ref = f"{base.refs}/{names[-1]}"
+        output("git", "fetch", "--quiet", str(ended.clone), f"{ref}:{ref}")
+    except UserError as error:
+        return UserError(f"{error}; log: {ended.log}")
+    training, test = (json.loads((ended.clone / path).read_text(encoding="utf-8")) for path in (TRAINING, TEST))
+    return Experiment(names[-1], scores_of(training, test))
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes with all that they have started, and wait until they are gone."""
+    for process in processes:
+        _signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + SECONDS_TO_END
+    for process in processes:
+        while _signal_group(process, 0):
+            process.poll()  # without which it would stay as a zombie
+            if time.monotonic() > deadline:
+                _signal_group(process, signal.SIGKILL)
+                break
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _signal_group(leader: subprocess.Popen[bytes], number: int) -> bool:
+    """Send a signal to a process group; whether it has any member."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader.pid, number)
+        return True
+    return False
