@@ -290,17 +290,17 @@ def report_backgrounds(found: Predictions, data: DataDescription, mode: str) -> 
     if not opposite:
         return
     theirs, trained = ("light on dark", "dark on light") if light else ("dark on light", "light on dark")
-    what, seem = found.columns["image"][opposite[0]], "seems"
+    what, seem, these = found.columns["image"][opposite[0]], " seems", "it"
     if len(found.backgrounds) > 1:
-        what, seem = f"{len(opposite):,} of {len(found.backgrounds):,} images, such as {what}", "seem"
+        what, seem, these = f"{len(opposite):,} of {len(found.backgrounds):,} images, such as {what}", ", seem", "these"
     why = f"{theirs}, and the training images are {trained}"
     if found.backgrounds[opposite[0]].inverted:
         undo = "; to leave all as they are: --invert never (make: INVERT=never)" if mode == "auto" else ""
         print(f"predict: inverted {what}: {why}{undo}", file=sys.stderr)
     else:
         print(
-            f"predict: warning: {what} {seem} to be {why}: do not trust these predictions; to invert exactly those "
-            "images: --invert each (make: INVERT=each)",
+            f"predict: warning: {what}{seem} to be {why}: do not trust these predictions; to invert {these}: "
+            "--invert each (make: INVERT=each)",
             file=sys.stderr,
         )
 

@@ -222,8 +222,8 @@ def test_dark_on_light_is_inverted_where_all_clearly_are(project: Project) -> No
 
     _, messages, some = predict(project, *paper, learned[0])
     assert messages == [
-        f"predict: warning: 10 of 11 images, such as 0-on-paper.png seem to be {why}: do not trust these predictions; "
-        "to invert exactly those images: --invert each (make: INVERT=each)"
+        f"predict: warning: 10 of 11 images, such as 0-on-paper.png, seem to be {why}: do not trust these predictions; "
+        "to invert these: --invert each (make: INVERT=each)"
     ]
     assert some["inverted"].tolist() == ["no"] * 11
     _, messages, each = predict(project, *paper, learned[0], "--invert", "each")
