@@ -1,7 +1,8 @@
 # The commands of this project. Each makes .venv first if it is missing or older than the lock.
 #
 #   make repro    from nothing, or from whatever has changed, to reports/metrics.json
-#   make predict  what the model says of IMAGES=a file or a folder of them; INVERT=yes turns dark on light round
+#   make predict  what the model says of IMAGES=a file or a folder of them; INVERT=each or never inverts each dark on
+#                 light (or opposite), or none; PLACE=yes cuts out, scales and centres a drawing as MNIST's digits are
 #   make card     what is known of the model, for whoever is handed it: reports/model_card.md
 #   make export   the model as ONNX, as ONNX in 8 bits and in torch.export's format: models/model.onnx and others
 #   make demo     a page on which to draw a digit and see what the model says: reports/demo/ (needs npm)
@@ -25,13 +26,15 @@ NAME ?= learning-rate
 PART ?= 1/1
 JOBS ?= 1
 IMAGES ?=
-INVERT ?=
+INVERT ?= auto
+PLACE ?=
 # As they are, to the shell's variables: a name may hold what make or a shell would run.
 override export BASE := $(value BASE)
 override export NAME := $(value NAME)
 override export PART := $(value PART)
 override export JOBS := $(value JOBS)
 override export IMAGES := $(value IMAGES)
+override export INVERT := $(value INVERT)
 BIN := .venv/bin
 INSTALLED := .venv/installed-from-lock
 TEMPLATE := .dvc/plots/offline.html
@@ -45,7 +48,7 @@ repro: $(INSTALLED)
 	@$(BIN)/dvc repro
 
 predict: $(INSTALLED)
-	@$(BIN)/python -m stages.predict "$$IMAGES" $(if $(filter-out no 0 false,$(INVERT)),--invert)
+	@$(BIN)/python -m stages.predict "$$IMAGES" --invert "$$INVERT" $(if $(filter-out no 0 false,$(PLACE)),--place)
 
 card: $(INSTALLED)
 	@$(BIN)/python -m stages.card

@@ -4,6 +4,8 @@
  * Images are {pixels: Uint8ClampedArray, width, height}, one channel, row by row.
  */
 
+const ONE = 2 ** 22; // Pillow's weights are whole numbers, and sum up to about this one
+
 /** Of each of `to` new pixels: the first old pixel that it is made of, and the weights of that one and the following. */
 function weightsOf(from, to) {
   const scale = from / to;
@@ -14,16 +16,17 @@ function weightsOf(from, to) {
     const last = Math.min(from, Math.trunc(centre + support + 0.5));
     const weights = [];
     for (let old = first; old < last; old++) {
-      weights.push(Math.max(0, 1 - Math.abs(old - centre + 0.5) / support));
+      weights.push(Math.max(0, 1 - Math.abs((old - centre + 0.5) * (1 / support))));
     }
     const sum = weights.reduce((total, weight) => total + weight, 0);
-    return { first, weights: weights.map((weight) => weight / sum) };
+    return { first, weights: weights.map((weight) => Math.floor((weight / sum) * ONE + 0.5)) };
   });
 }
 
 /**
- * Resize one channel by the triangle filter, as wide as a new pixel where the image shrinks: what the project does to
- * every image with torch's interpolate(mode="bilinear", antialias=True). Like torch it rounds to bytes between the axes.
+ * Resize one channel by the triangle filter, as wide as a new pixel where the image shrinks. In whole numbers, as Pillow
+ * does: its resize(..., BILINEAR), which stages/lib/placing.py calls for one axis after the other, gives the same pixels.
+ * From torch's interpolate(mode="bilinear", antialias=True), by which the project resizes files, few pixels differ, by 1.
  */
 export function resized(image, width, height) {
   const across = new Uint8ClampedArray(width * image.height);
@@ -31,7 +34,7 @@ export function resized(image, width, height) {
     for (let y = 0; y < image.height; y++) {
       let sum = 0;
       for (let at = 0; at < weights.length; at++) sum += weights[at] * image.pixels[y * image.width + first + at];
-      across[y * width + x] = Math.floor(sum + 0.5);
+      across[y * width + x] = Math.floor(sum / ONE + 0.5);
     }
   });
   const pixels = new Uint8ClampedArray(width * height);
@@ -39,7 +42,7 @@ export function resized(image, width, height) {
     for (let x = 0; x < width; x++) {
       let sum = 0;
       for (let at = 0; at < weights.length; at++) sum += weights[at] * across[(first + at) * width + x];
-      pixels[y * width + x] = Math.floor(sum + 0.5);
+      pixels[y * width + x] = Math.floor(sum / ONE + 0.5);
     }
   });
   return { pixels, width, height };
@@ -60,8 +63,10 @@ export function fitted(image, size) {
  * Source: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-Based Learning Applied to Document Recognition",
  * Proceedings of the IEEE 86 (1998), section III.A; and the page of the MNIST database.
  *
+ * stages/lib/placing.py is the same rule, and gives the same pixels.
+ *
  * @param drawing light ink on 0
- * @returns an image of size x size, or null where there is no ink
+ * @returns an image of size x size, or null where there is no ink, or too little to be left at this size
  */
 export function placed(drawing, size) {
   const box = boxAroundInk(drawing);
@@ -77,6 +82,7 @@ export function placed(drawing, size) {
     massX += ink * ((at % width) + 0.5);
     massY += ink * (Math.floor(at / width) + 0.5);
   });
+  if (!mass) return null;
   // Rounded up, which nobody has written down: so MNIST's own digits, where their box is of 20, come out where they are.
   const within = (place, length) => Math.min(Math.max(Math.ceil(place), 0), size - length);
   const left = within(size / 2 - massX / mass, width);
@@ -93,7 +99,7 @@ export function grey(red, green, blue) {
   return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
 }
 
-/** Whether the background, of which half of the pixels at the edge are or more, is light: stages/lib/unseen.py. */
+/** Whether the background, of which half of the pixels at the edge are or more, is light: stages/lib/backgrounds.py. */
 export function onLight(channels) {
   const edge = [];
   for (const { pixels, width, height } of channels) {

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from stages.export import ONNX, PACKAGES
 from stages.lib import model_file
+from stages.lib.backgrounds import on_light
 from stages.lib.files import replacing_folder
-from stages.lib.unseen import on_light
 
 PAGE = Path("demo")
 RUNTIME = PAGE / "node_modules/onnxruntime-web"

@@ -21,7 +21,7 @@ from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from stages.lib import exported, geometry, model_file, shards
+from stages.lib import exported, geometry, model_file, placing, shards
 from stages.lib.description import DataDescription
 from stages.lib.end_to_end import end_to_end
 from tests.browser import chromium
@@ -317,10 +317,35 @@ def test_a_drawing_is_placed_as_mnists_digits_are(page: Project, opened: Chrome)
     test = shards.read(page.root / "data/normalized/test")
     checked = 0
     for digit in test.images(0, len(test))[:, 0]:
+        found = in_page(opened, "placed", digit, 28)
+        np.testing.assert_array_equal(found, placing.placed(digit, 28))
         if max(np.ptp(np.nonzero(digit)[axis]) + 1 for axis in (0, 1)) == 20:  # one of them is smaller
-            np.testing.assert_array_equal(in_page(opened, "placed", digit, 28), digit)
+            np.testing.assert_array_equal(found, digit)
             checked += 1
     assert checked == 999
+
+
+def test_a_drawing_is_placed_as_predict_does(opened: Chrome) -> None:
+    """Pixel for pixel, of every shape: also symmetric ones, whose centre is on the border of two pixels."""
+    random = np.random.default_rng(0)
+    for number, (height, width) in enumerate(random.integers(1, 280, (100, 2))):
+        drawing = np.zeros((height, width), np.uint8)
+        for _ in range(4):
+            top, left = random.integers(0, (height, width))
+            some = drawing[top : top + random.integers(1, 100), left : left + random.integers(1, 100)]
+            some[:] = 255 if number % 2 else random.integers(0, 256, some.shape)
+        if number % 3 == 0:
+            drawing = np.hstack([drawing, drawing[:, ::-1]])
+        size = (28, 8, 33, 64)[number % 4]
+        np.testing.assert_array_equal(in_page(opened, "placed", drawing, size), placing.placed(drawing, size))
+
+
+def test_too_little_to_be_seen_is_nothing(opened: Chrome) -> None:
+    dots = np.zeros((400, 400), np.uint8)
+    dots[0, 0] = dots[-1, -1] = 20
+    with pytest.raises(ValueError, match="too little"):
+        placing.placed(dots, 28)
+    assert in_page(opened, "placed", dots, 0).size == 0
 
 
 def test_a_drawing_may_be_small_large_and_anywhere(opened: Chrome) -> None:

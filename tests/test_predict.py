@@ -1,9 +1,14 @@
 """Predictions of images that no stage has seen, by the real command."""
 
+import contextlib
+import io
+import itertools
 import json
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +21,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from stages import predict as predict_stage
-from stages.lib import inference, model_file, shards, tensors, unseen
+from stages.lib import backgrounds, geometry, inference, model_file, placing, shards, tensors, unseen
 from stages.lib.description import DataDescription, Quantity
 from stages.lib.inference import outputs_of
 from stages.lib.processes import ALONE
 from stages.lib.stage import UserError
-from tests.conftest import Project
+from tests.conftest import Project, environment
 
 GREY = DataDescription(dataset="made up", classes=["a", "b"], shape=(1, 8, 8), mean=[0.1], std=[0.3])
 COLOUR = DataDescription(dataset="made up", classes=["a", "b"], shape=(3, 8, 8), mean=[0.5] * 3, std=[0.3] * 3)
@@ -191,40 +196,265 @@ def test_in_pieces_as_in_one(
         assert confidence == pytest.approx(float(expected), abs=2e-6)
 
 
-def test_dark_on_light_is_told_and_turned_round_if_asked(project: Project) -> None:
+def test_dark_on_light_is_inverted_where_all_clearly_are(project: Project) -> None:
     test = shards.read(project.root / "data/normalized/test")
     for row, image in enumerate(test.images(300, 310)[:, 0]):
         Image.fromarray(image).save(project.root / f"{row}-as-learned.png")
         Image.fromarray(255 - image).save(project.root / f"{row}-on-paper.png")
+    (project.root / "broken.png").write_bytes(b"no image")
     paper = [f"{row}-on-paper.png" for row in range(10)]
     learned = [f"{row}-as-learned.png" for row in range(10)]
     _, silent, expected = predict(project, *learned)
     assert silent == []
-    shown, said, asked = predict(project, *paper, learned[0], "--invert")
-    assert asked["predicted"].tolist() == [*expected["predicted"], expected["predicted"][0]]
-    assert asked["confidence"].astype(float)[:10].tolist() == pytest.approx(
-        expected["confidence"].astype(float), abs=1e-5
-    )
-    assert asked["inverted"].tolist() == ["yes"] * 10 + ["no"]
+
+    shown, messages, all_of_them = predict(project, *paper, "broken.png", fails=True)
+    assert all_of_them["predicted"].tolist() == expected["predicted"].tolist()
+    assert all_of_them["confidence"].tolist() == expected["confidence"].tolist()
+    assert all_of_them["inverted"].tolist() == ["yes"] * 10
     assert "0-on-paper.png (inverted)" in shown[1]
-    assert said == [
-        "predict: inverted 10 of 11 images, such as 0-on-paper.png: dark on light, and the training images are light "
-        "on dark"
+    why = "dark on light, and the training images are light on dark"
+    assert messages[0] == (
+        f"predict: inverted 10 of 10 images, such as 0-on-paper.png: {why}; to leave all as they are: --invert never "
+        "(make: INVERT=never)"
+    )
+    assert messages[1].startswith("predict: error: broken.png: ")
+    assert len(messages) == 2, "what cannot be read does not count"
+
+    _, messages, some = predict(project, *paper, learned[0])
+    assert messages == [
+        f"predict: warning: 10 of 11 images, such as 0-on-paper.png, seem to be {why}: do not trust these predictions; "
+        "to invert these: --invert each (make: INVERT=each)"
     ]
-    _, said, kept = predict(project, *paper)
-    assert said[0].startswith("predict: warning: 10 of 10 images, such as 0-on-paper.png, seem to be dark on light")
-    assert kept["inverted"].tolist() == ["no"] * 10
-    assert kept["predicted"].tolist() != expected["predicted"].tolist()
+    assert some["inverted"].tolist() == ["no"] * 11
+    _, messages, each = predict(project, *paper, learned[0], "--invert", "each")
+    assert messages == [f"predict: inverted 10 of 11 images, such as 0-on-paper.png: {why}"]
+    assert each["predicted"].tolist() == [*expected["predicted"], expected["predicted"][0]]
+    assert each["inverted"].tolist() == ["yes"] * 10 + ["no"]
+    _, messages, never = predict(project, *paper, learned[0], "--invert", "never")
+    assert messages == []
+    assert never["inverted"].tolist() == ["no"] * 11
+    assert never["predicted"].tolist() == some["predicted"].tolist() != each["predicted"].tolist()
+
+
+@pytest.mark.parametrize("exception", [None, 0, 11, 19])
+@pytest.mark.parametrize("place", [False, True])
+def test_one_image_decides_for_a_folder_of_many_pieces(
+    model: Callable[[DataDescription], str],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    exception: int | None,
+    place: bool,
+) -> None:
+    """Wherever it stands: pieces that came before it were inverted, and must not be in the end."""
+    images = np.full((20, 8, 8), 255, np.uint8)
+    for row in range(20):
+        images[row, 2:5, 3:5] = 5 * row
+    if exception is not None:
+        images[exception] = 255 - images[exception]
+    for row, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{row:02}.png")
+    monkeypatch.setattr(inference, "MOST_ROWS", 3)
+    monkeypatch.setattr(predict_stage, "PIECES", 1)
+    command = ["predict", *(f"{row:02}.png" for row in range(20)), "--model", model(GREY), "--csv", "o.csv"]
+    monkeypatch.setattr(sys, "argv", command + ["--place"] * place)
+    with contextlib.suppress(SystemExit):
+        predict_stage.main()
+    rows = list(range(20))
+    if place and exception is not None:
+        rows = [exception]  # the others cannot be placed, as they are not inverted
+        assert capsys.readouterr().err.count("only light drawings can be placed; --invert each inverts it\n") == 19
+    found = pd.read_csv("o.csv")
+    assert found["image"].tolist() == [f"{row:02}.png" for row in rows]
+    assert found["inverted"].tolist() == ["yes" if exception is None else "no"] * len(rows)
+    network, _ = model_file.load(Path(model(GREY)))
+    for row, confidence in zip(rows, found["confidence"], strict=True):
+        image = 255 - images[row] if exception is None else images[row]
+        if place:
+            image = placing.placed(image, 8)
+        with torch.inference_mode():
+            given = tensors.Standardize(GREY)(torch.from_numpy(image)[None, None])
+            assert confidence == pytest.approx(float(network(given).softmax(1).max()), abs=2e-6)
 
 
 @pytest.mark.parametrize(
-    ("mean", "edge", "told"),
-    [(0.1, 255, True), (0.1, 0, False), (0.9, 0, True), (0.9, 255, False), (0.5, 0, False), (0.5, 255, False)],
+    ("mean", "light"), [(0.1, False), (0.25, False), (0.26, None), (0.5, None), (0.74, None), (0.75, True), (0.9, True)]
 )
-def test_a_background_is_known_by_the_edge(mean: float, edge: int, told: bool) -> None:
-    image = np.full((1, 1, 8, 8), 255 - edge, np.uint8)
-    image[..., 0, :] = image[..., -1, :] = image[..., 0] = image[..., -1] = edge
-    assert unseen.other_way_round(image, GREY.model_copy(update={"mean": [mean]})).tolist() == [told]
+def test_the_background_of_training_images_is_known_by_their_mean(mean: float, light: bool | None) -> None:
+    assert backgrounds.on_light(GREY.model_copy(update={"mean": [mean]})) is light
+
+
+def test_a_background_is_known_by_the_edge() -> None:
+    for edge in (0, 127, 128, 255):
+        image = np.full((1, 8, 8), 255 - edge, np.uint8)
+        image[:, 0] = image[:, -1] = image[..., 0] = image[..., -1] = edge
+        assert backgrounds.seems_on_light(image) == (edge > 127)
+
+
+def sheet(*, paper: int = 0, ink: int = 255) -> np.ndarray:
+    image = np.full((1, 28, 28), paper, np.uint8)
+    image[:, 4:24, 12:16] = ink
+    return image
+
+
+def touching(image: np.ndarray, pixels: int) -> np.ndarray:
+    """The stroke goes on along the upper edge."""
+    image[:, 0, :pixels] = image[0, 10, 13]
+    return image
+
+
+def gradient(low: int, high: int) -> np.ndarray:
+    """From corner to corner, as the light on a photograph."""
+    return np.add.outer(np.linspace(0, 0.5, 28), np.linspace(0, 0.5, 28))[np.newaxis] * (high - low) + low
+
+
+@pytest.mark.parametrize(
+    ("image", "clear"),
+    [
+        (sheet(), True),
+        (sheet(paper=255, ink=0), True),
+        (sheet(paper=170, ink=90), True),
+        (touching(sheet(paper=255, ink=0), 10), True),
+        (touching(sheet(paper=255, ink=0), 11), False),
+        (np.full((1, 28, 28), 255), False),  # empty
+        (np.full((1, 28, 28), 0), False),
+        (sheet(paper=100, ink=20), False),  # a dark photograph
+        (sheet(paper=255, ink=150), False),
+        (np.where(np.arange(28) < 9, 135, sheet(paper=255, ink=0)), False),  # an uneven one
+        (np.minimum(sheet(paper=255, ink=20), gradient(140, 220)), True),  # of paper
+        (np.pad(sheet(paper=20)[:, 1:-1, 1:-1], ((0, 0), (1, 1), (1, 1)), constant_values=255), False),  # a frame
+    ],
+)
+def test_when_a_background_is_clear(image: np.ndarray, clear: bool) -> None:
+    assert backgrounds.is_clear(image.astype(np.uint8)) == clear
+
+
+def test_digits_that_touch_all_edges_are_not_inverted(reproduced: Project) -> None:
+    """Cut tightly, ink may be at most of the edge."""
+    test = shards.read(reproduced.root / "data/normalized/test")
+    for digit in test.images(0, len(test)):
+        tall, wide = (np.flatnonzero(digit[0].any(axis)) for axis in (1, 0))
+        cut = np.ascontiguousarray(digit[np.newaxis, :, tall[0] : tall[-1] + 1, wide[0] : wide[-1] + 1])
+        image = geometry.fit(cut, 28)[0]
+        assert not (backgrounds.seems_on_light(image) and backgrounds.is_clear(image))
+
+
+def test_colours_are_not_inverted_unasked(
+    model: Callable[[DataDescription], str], reproduced: Project, folder: Path
+) -> None:
+    """A negative of a photograph is nothing that a model has seen."""
+    Image.fromarray(np.kron([[255, 255, 255], [255, 0, 255], [255, 255, 255]], np.ones((8, 8))).astype(np.uint8)).save(
+        folder / "plain.png"
+    )
+    path = model(COLOUR.model_copy(update={"mean": [0.1] * 3}))
+    done = reproduced.run("python", "-m", "stages.predict", str(folder / "plain.png"), "--model", path)
+    assert done.stderr.startswith(f"predict: warning: {folder / 'plain.png'} seems to be dark on light, and")
+    assert "(inverted)" not in done.stdout
+
+
+def test_digits_in_a_corner_are_placed_as_they_were(project: Project) -> None:
+    """Test digits on large sheets, in every corner, light on dark or dark on light: the predictions of evaluate."""
+    test = shards.read(project.root / "data/normalized/test")
+    digits = test.images(0, len(test))[:, 0]
+    stay = [row for row, digit in enumerate(digits) if np.array_equal(placing.placed(digit, 28), digit)]
+    assert len(stay) == 999, "the box of one digit is smaller"
+    rows = stay[::25]
+    for name, negative in (("light", False), ("dark", True)):
+        (project.root / name).mkdir()
+        for number, row in enumerate(rows):
+            large = np.zeros((150, 280), np.uint8)
+            top, left = (0, 122)[number % 2], (0, 252)[number // 2 % 2]
+            large[top : top + 28, left : left + 28] = digits[row]
+            Image.fromarray(255 - large if negative else large).save(project.root / f"{name}/{row:04}.png")
+    expected = pd.read_csv(project.root / "reports/predictions.csv", dtype=str).iloc[rows]
+    for name in ("light", "dark"):
+        _, messages, table = predict(project, name, "--place")
+        assert table["predicted"].tolist() == expected["predicted"].tolist()
+        assert table["confidence"].astype(float).tolist() == pytest.approx(
+            expected["confidence"].astype(float).tolist(), abs=1e-5
+        )
+        assert [message[:41] for message in messages] == ["predict: inverted 40 of 40 images, such as"[:41]] * (
+            name == "dark"
+        )
+    _, _, table = predict(project, "light")
+    assert table["predicted"].tolist() != expected["predicted"].tolist(), "which is what placing is for"
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean difference of the pixels of two images, of which one may lie a pixel aside."""
+    shifts = itertools.product((-1, 0, 1), repeat=2)
+    return float(min(np.abs(np.roll(one, shift, (0, 1)).astype(int) - other).mean() for shift in shifts))
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "scan", "photograph"])
+def test_paper_is_taken_away_before_a_drawing_is_placed(reproduced: Project, kind: str) -> None:
+    """What is placed of a picture that is not plain is nearly what is placed of the plain drawing."""
+    random = np.random.default_rng(0)
+    for number in range(10):
+        with Image.open(reproduced.root / f"docs/digits/{number}.png") as file:
+            ink = np.asarray(file) < 128
+        plain = np.zeros((500, 600), np.uint8)
+        plain[280:480, 10:210] = ink * np.uint8(255)
+        expected = placing.placed(plain, 28)
+        assert np.array_equal(placing.placed(placing.without_paper(plain, 28), 28), expected)
+        levels = {"jpeg": (0, 0, 255), "scan": (20, 0, 215), "photograph": (40, 40, 180)}
+        paper, shade, black = levels[kind]
+        picture = np.where(plain > 0, black, paper + shade * np.indices(plain.shape)[1] / 600)
+        if kind != "jpeg":
+            picture = np.clip(picture + random.normal(0, 5, plain.shape), 0, 255)
+        content = io.BytesIO()
+        Image.fromarray(picture.astype(np.uint8)).save(content, "JPEG", quality=60)
+        pixels = np.asarray(Image.open(content))
+        found = placing.placed(placing.without_paper(pixels, 28), 28)
+        assert difference(found, expected) < 5
+        assert difference(found, expected) < difference(placing.placed(pixels, 28), expected)
+
+
+def test_what_cannot_be_placed(
+    reproduced: Project, model: Callable[[DataDescription], str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (300, 200), 255).save(folder / "white.png")
+    Image.new("L", (28, 28)).save(folder / "black.png")
+    dots = np.zeros((2000, 2000), np.uint8)
+    dots[0, 0] = dots[-1, -1] = 255
+    Image.fromarray(dots).save(folder / "dots.png")
+    shade = np.where(np.arange(300) < 200, 60, 180).astype(np.uint8)[np.newaxis].repeat(200, 0)
+    Image.fromarray(shade).save(folder / "shade.png")
+    names = ["white.png", "black.png", "dots.png", "shade.png"]
+    command = ["python", "-m", "stages.predict", *(str(folder / name) for name in names), "--place"]
+    done = reproduced.run(*command, "--invert", "each", "--csv", str(folder / "o.csv"), fails=True)
+    assert done.stdout == "", "no table without a row"
+    assert not (folder / "o.csv").exists()
+    assert done.stderr.splitlines() == [
+        f"predict: error: {folder}/white.png: nothing is drawn on it",
+        f"predict: error: {folder}/black.png: nothing is drawn on it",
+        f"predict: error: {folder}/dots.png: too little is drawn on it to be seen at the model's size",
+        f"predict: error: {folder}/shade.png: its background is not even up to the edge; cut it to the paper, in "
+        "even light",
+    ]
+    for data, what in [
+        (COLOUR.model_copy(update={"mean": [0.1] * 3}), "in colour"),
+        (GREY.model_copy(update={"mean": [0.9]}), "dark on light"),
+        (GREY.model_copy(update={"mean": [0.5]}), "not drawings on a dark background"),
+    ]:
+        monkeypatch.setattr(sys, "argv", ["predict", "black.png", "--place", "--model", model(data)])
+        with pytest.raises(UserError, match=f"other.safetensors \\(made up\\) are {what}; leave it out"):
+            predict_stage.main()
+
+
+@pytest.mark.parametrize("command", [["predict", "docs/digits"], ["download", "--help"]])
+def test_a_pipe_that_nobody_reads_ends_it_quietly(reproduced: Project, command: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    full = [sys.executable, "-W", "error", "-m", f"stages.{command[0]}", *command[1:]]
+    root = reproduced.root
+    done = subprocess.run(full, cwd=root, env=environment(), stdout=writer, stderr=subprocess.PIPE, text=True)
+    both = subprocess.run(full, cwd=root, env=environment(), stdout=writer, stderr=writer)
+    os.close(writer)
+    assert done.returncode == both.returncode == 128 + signal.SIGPIPE
+    assert [line for line in done.stderr.splitlines() if not line.startswith("predict: inverted")] == []
+    closed = reproduced.run("sh", "-c", f"exec python -W error -m stages.{' '.join(command)} >&-")
+    assert "rror" not in closed.stderr
 
 
 def test_grey_and_colour() -> None:
@@ -284,6 +514,7 @@ def test_a_model_elsewhere_of_colour_and_of_numbers(
         (["x.png", "--top-k", "0"], "argument --top-k: found 0, expected a whole number of at least 1"),
         (["x.png", "--top-k", "\u00b2"], "argument --top-k: found \u00b2, expected a whole number of at least 1"),
         (["x.png", "--inverse"], "unrecognized arguments: --inverse"),
+        (["x.png", "--invert", "yes"], "argument --invert: invalid choice: 'yes' (choose from"),
     ],
 )
 def test_a_command_line_that_is_refused(monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str) -> None:
@@ -317,8 +548,9 @@ def test_invert_where_no_background_is_known(
     model: Callable[[DataDescription], str], reproduced: Project, folder: Path
 ) -> None:
     Image.new("L", (8, 8), 255).save(folder / "plain.png")
-    path = model(COLOUR)
-    done = reproduced.run("python", "-m", "stages.predict", str(folder / "plain.png"), "--model", path, "--invert")
+    command = ["python", "-m", "stages.predict", str(folder / "plain.png"), "--model", model(COLOUR)]
+    assert reproduced.run(*command).stderr == ""
+    done = reproduced.run(*command, "--invert", "each")
     assert done.stderr == (
         "predict: nothing inverted: the training images are neither dark on light nor light on dark\n"
     )
@@ -334,18 +566,23 @@ def test_two_at_once_and_nothing_left_behind(project: Project) -> None:
 
 
 def test_make_predict(project: Project) -> None:
-    Image.new("L", (28, 28), 255).save(project.root / "a digit.png")
+    digit = np.zeros((90, 90), np.uint8)
+    digit[4:24, 12:16] = 255
+    Image.fromarray(255 - digit).save(project.root / "a digit.png")
     (project.root / "installed").touch()
     own = ["INSTALLED=installed", f"BIN={Path(sys.executable).parent}"]
-    done = project.run("make", "predict", *own, "IMAGES=a digit.png", "INVERT=yes")
+    done = project.run("make", "predict", *own, "IMAGES=a digit.png")
     assert "a digit.png (inverted)" in done.stdout
-    assert "a digit.png  " in project.run("make", "predict", *own, "IMAGES=a digit.png", "INVERT=no").stdout
+    placed = project.run("make", "predict", *own, "IMAGES=a digit.png", "INVERT=each", "PLACE=yes")
+    assert "a digit.png (inverted)  1 " in placed.stdout
+    assert "a digit.png (inverted)  1 " not in done.stdout
+    assert "a digit.png  " in project.run("make", "predict", *own, "IMAGES=a digit.png", "INVERT=never").stdout
 
 
 def test_the_digits_of_the_readme(reproduced: Project) -> None:
     readme = (reproduced.root / "README.md").read_text()
     told = re.findall(r"^docs/digits/(\d).png \(inverted\)  (\d) ", readme, re.MULTILINE)
-    done = reproduced.run("python", "-m", "stages.predict", "docs/digits", "--invert")
+    done = reproduced.run("python", "-m", "stages.predict", "docs/digits")
     said = re.findall(r"^docs/digits/(\d).png \(inverted\)  (\d) ", done.stdout, re.MULTILINE)
     assert said == list(dict(told).items())
     assert len(said) == 10

@@ -10,7 +10,7 @@ from functools import partial
 from os import cpu_count
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, SIGTERM, signal
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -24,14 +24,29 @@ from stages.lib.stage import UserError, reason
 FEW = 64  # images that are not worth another process
 CHUNK = 16  # images that a process takes at a time
 
+T = TypeVar("T")
+
 
 def decode(content: bytes, size: int) -> tuple[np.ndarray, bool]:
-    """An image, turned upright as its camera noted, resized on its shorter side and cut to a square.
+    """An image, resized on its shorter side and cut to a square.
+
+    Returns:
+        (3, size, size) uint8, and whether the file is a grey one, as `load` has them.
+
+    Raises:
+        ValueError: as `load` does.
+    """
+    pixels, grey = load(content)
+    return fit(pixels[np.newaxis], size)[0], grey
+
+
+def load(content: bytes) -> tuple[np.ndarray, bool]:
+    """An image at its own size, turned upright as its camera noted.
 
     Transparent pixels become white; 16 bits are scaled to 8.
 
     Returns:
-        (3, size, size) uint8, and whether the file is a grey one; of those the three channels are equal.
+        (3, H, W) uint8, and whether the file is a grey one; of those the three channels are equal.
 
     Raises:
         ValueError: Pillow cannot read it, or its pixels have no known range.
@@ -51,23 +66,41 @@ def decode(content: bytes, size: int) -> tuple[np.ndarray, bool]:
                 over = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(over, image.convert("RGBA"))
             image = image if image.mode == "RGB" else image.convert("RGB")
-            pixels = np.array(image).transpose(2, 0, 1)  # (3, H, W)
+            return np.array(image).transpose(2, 0, 1), grey
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
         raise ValueError("no image of a format that Pillow knows") from error
     except Exception as error:  # each of Pillow's readers has its own
         raise ValueError(reason(error)) from error
-    return fit(pixels[np.newaxis], size)[0], grey
+
+
+def _fitted(pixels: np.ndarray, size: int) -> tuple[np.ndarray, None]:
+    return fit(pixels[np.newaxis], size)[0], None
 
 
 def decode_all(
     content_of: Callable[[str], bytes], names: Sequence[str], size: int, path: Path, bar: "tqdm[Any] | None" = None
 ) -> tuple[ArrayFile, dict[int, str]]:
+    """Decode many files into one, each brought to `size` by `geometry.fit`: see `prepare_all`."""
+    images, unreadable, _ = prepare_all(content_of, _fitted, names, size, path, bar)
+    return images, unreadable
+
+
+def prepare_all(
+    content_of: Callable[[str], bytes],
+    prepare: Callable[[np.ndarray, int], tuple[np.ndarray, T | None]],
+    names: Sequence[str],
+    size: int,
+    path: Path,
+    bar: "tqdm[Any] | None" = None,
+) -> tuple[ArrayFile, dict[int, str], dict[int, T]]:
     """Decode many files into one, with as many processes as there are processors.
 
     Args:
         content_of: gives the bytes of a file; may raise ValueError or OSError. It is sent to other processes.
+        prepare: turns an image (3, H, W) uint8 and `size` into pixels (3, size, size) uint8 and a note on the image,
+            or None; may raise ValueError. It is sent to other processes.
         names: of the files.
         size: pixels a side.
         path: of the file to write, which needs 3 * size * size bytes for each image.
@@ -75,7 +108,7 @@ def decode_all(
 
     Returns:
         (N, C, size, size) uint8, C being 1 if all are grey and else 3; and row -> why, of those that cannot be read,
-        whose pixels are 0.
+        whose pixels are 0; and row -> note.
 
     Raises:
         UserError: a process was ended from outside.
@@ -85,6 +118,7 @@ def decode_all(
     with named(path), path.open("wb") as file:
         file.truncate(math.prod(shape))
     unreadable: dict[int, str] = {}
+    notes: dict[int, T] = {}
     all_grey = True
     if len(names) >= FEW:
         import torch  # noqa: F401  # once for all processes, which begin as copies of this one
@@ -93,7 +127,7 @@ def decode_all(
         bar = tqdm(total=len(names), desc="decoding", unit=" images", disable=None)
     processes = ProcessPoolExecutor(cpu_count(), initializer=_begin)
     try:
-        one = partial(_decode_one, content_of, size, path)
+        one = partial(_prepare_one, content_of, prepare, size, path)
         rows = range(len(names))
         found = map(one, rows, names) if len(names) < FEW else processes.map(one, rows, names, chunksize=CHUNK)
         for row, result in enumerate(found):
@@ -101,24 +135,36 @@ def decode_all(
             if isinstance(result, str):
                 unreadable[row] = result
             else:
-                all_grey &= result
+                grey, note = result
+                all_grey &= grey
+                if note is not None:
+                    notes[row] = note
     except BrokenProcessPool as error:
         raise UserError("a process that decodes images was ended, perhaps for want of memory; run it again") from error
     finally:
         processes.shutdown(cancel_futures=True)
-    return ArrayFile(path, shape, np.dtype(np.uint8), 0, _first_channel if all_grey else as_they_are), unreadable
+    images = ArrayFile(path, shape, np.dtype(np.uint8), 0, _first_channel if all_grey else as_they_are)
+    return images, unreadable, notes
 
 
-def _decode_one(content_of: Callable[[str], bytes], size: int, path: Path, row: int, name: str) -> bool | str:
-    """Write the pixels to their place in the file; whether they are grey, or why there are none."""
+def _prepare_one(
+    content_of: Callable[[str], bytes],
+    prepare: Callable[[np.ndarray, int], tuple[np.ndarray, T | None]],
+    size: int,
+    path: Path,
+    row: int,
+    name: str,
+) -> tuple[bool, T | None] | str:
+    """Write the pixels of an image to the file; whether it is grey, and the note; or why it cannot be read."""
     try:
-        pixels, grey = decode(content_of(name), size)
+        pixels, grey = load(content_of(name))
+        pixels, note = prepare(pixels, size)
     except (ValueError, OSError) as error:
         return reason(error)
     with named(path), path.open("r+b", buffering=0) as file:
         file.seek(row * pixels.nbytes)
         file.write(pixels.tobytes())
-    return grey
+    return grey, note
 
 
 def _first_channel(rows: np.ndarray) -> np.ndarray:

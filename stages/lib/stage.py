@@ -3,6 +3,8 @@
     done                      exit 0
     something to put right    one line on stderr, exit 1 (`UserError`, or the operating system's own complaint)
     interrupted               exit 130 (SIGINT) or 143 (SIGTERM): never 0, which DVC would record as done
+    nobody reads what it      exit 141 (SIGPIPE) without a word, as `head` and others leave the programs before them in
+    prints                    a pipe: not 0, because the work may not be done
 
 A stage imports this module before all others, so that an interruption while torch loads ends it in the same way.
 `PIPELINE_DEBUG=1` in the environment shows the traceback behind the one line.
@@ -13,6 +15,7 @@ import errno
 import gc
 import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -54,6 +57,8 @@ def run(main: Callable[[], None], *, alone: bool = True, arguments: bool = False
     gc.freeze()  # what the imports left is there to stay
     gc.enable()
     code = 0
+    if sys.stdout is None:  # closed by who started this
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # of names that this terminal cannot show
@@ -71,13 +76,25 @@ def run(main: Callable[[], None], *, alone: bool = True, arguments: bool = False
             sys.stdout.flush()
     except Exception as error:
         code = 1
-        if _received:  # what a library makes of the signal, such as a loader process that it ended too
+        if isinstance(error, BrokenPipeError) and _output_closed():
+            code = 128 + signal.SIGPIPE
+        elif _received:  # what a library makes of the signal, such as a loader process that it ended too
             code = 128 + _received[0]
         elif os.environ.get("PIPELINE_DEBUG"):
             raise
         else:
             print(f"{_stage()}: error: {_one_line(error)}", file=sys.stderr, flush=True)
     _end(code)  # not before the exception is gone, and with it what it holds: processes that load ahead end with it
+
+
+def _output_closed() -> bool:
+    """Whether stdout or stderr is a pipe whose reader has ended: a broken pipe to another process is a fault."""
+    if sys.platform == "win32":
+        return False  # it reports a closed pipe as another error
+    watched = select.poll()
+    for descriptor in (1, 2):
+        watched.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in watched.poll(0))
 
 
 def _end(code: int) -> NoReturn:

@@ -1,12 +1,13 @@
 """Images from outside of the data, in the geometry and the channels that a model was trained on.
 
-They take the road that normalize's images take: `pixels.decode_all`, and in it `geometry.fit`.
+`pixels.prepare_all` decodes them, as it does normalize's images, and `geometry.fit` resizes them, or `placing.placed`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,34 +15,37 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from stages.lib import backgrounds
 from stages.lib.array_file import ArrayFile
 from stages.lib.description import DataDescription
-from stages.lib.inference import rows_at_a_time
-from stages.lib.pixels import decode_all
+from stages.lib.geometry import fit
+from stages.lib.pixels import prepare_all
+from stages.lib.placing import placed, without_paper
 
-NEARLY = 0.25  # mean of training pixels, 0 to 1, up to which their background is dark, or from 1 less that on light
+
+class Background(NamedTuple):
+    """What the background of an image says."""
+
+    opposite: bool  # whether it seems to be light where the training images' is dark, or dark where theirs is light
+    clear: bool  # whether that is beyond doubt: `backgrounds.is_clear`
+    inverted: bool  # whether the image was inverted
 
 
 @dataclass(frozen=True)
 class Unseen:
     """The images of some files."""
 
-    images: ArrayFile  # (N, 1 or 3, S, S) uint8
+    images: ArrayFile  # (N, 1 or 3, S, S) uint8, inverted and placed already
     description: DataDescription  # of what the model was trained on
     unreadable: dict[int, str]  # row -> why; its pixels are 0
-    other_way_round: np.ndarray  # (N,) bool: dark on light, where the training images are light on dark, or opposite
-    inverted: bool = False  # whether those are turned round
+    backgrounds: dict[int, Background]  # row -> background, of the others
 
     def __len__(self) -> int:
         return len(self.images)
 
     def rows(self, first: int, last: int) -> Tensor:
         """The images of rows `first` to before `last`: (n, C, S, S) uint8."""
-        images = np.ascontiguousarray(in_channels(self.images[first:last], self.description.shape[0]))
-        if self.inverted:
-            some = self.other_way_round[first:last]
-            images[some] = 255 - images[some]
-        return torch.from_numpy(images)
+        return torch.from_numpy(np.ascontiguousarray(in_channels(self.images[first:last], self.description.shape[0])))
 
 
 def files_of(path: Path) -> list[Path]:
@@ -65,55 +69,52 @@ def files_of(path: Path) -> list[Path]:
     return images
 
 
-def read(files: Sequence[Path], description: DataDescription, decoded: Path, bar: "tqdm[Any]") -> Unseen:
+def read(
+    files: Sequence[Path],
+    description: DataDescription,
+    decoded: Path,
+    bar: "tqdm[Any]",
+    *,
+    invert: bool = False,
+    place: bool = False,
+) -> Unseen:
     """Decode files for a model.
 
     Args:
-        files: of any format that Pillow reads; one that cannot be read is told of in `unreadable`.
+        files: of any format that Pillow reads; why one cannot be read is in `unreadable`.
         description: of the data that the model was trained on.
         decoded: a file to be written, for the pixels.
         bar: goes on by one for each file.
+        invert: whether to invert the images whose background is opposite to that of the training images.
+        place: whether to place each as MNIST's digits are, for a model of light drawings on a dark background; an image
+            that shows no drawing is in `unreadable`.
     """
-    images, unreadable = decode_all(_content, list(map(str, files)), description.shape[1], decoded, bar)
-    step = rows_at_a_time(description)
-    blocks = (images[first : first + step] for first in range(0, len(images), step))
-    turned = np.concatenate([other_way_round(block, description) for block in blocks])
-    turned[list(unreadable)] = False
-    return Unseen(images, description, unreadable, turned)
+    trained_on_light = backgrounds.on_light(description)
+    prepare = partial(_prepare, description.shape[0], trained_on_light, invert, place)
+    names = list(map(str, files))
+    images, unreadable, found = prepare_all(_content, prepare, names, description.shape[1], decoded, bar)
+    return Unseen(images, description, unreadable, found)
+
+
+def _prepare(
+    channels: int, trained_on_light: bool | None, invert: bool, place: bool, pixels: np.ndarray, size: int
+) -> tuple[np.ndarray, Background]:
+    """An image (3, H, W) as the model takes it, in three channels: (3, size, size)."""
+    # A drawing is placed at its own size: in a corner of a large sheet, nothing of it is left in 28 pixels.
+    image = in_channels(pixels[np.newaxis] if place else fit(pixels[np.newaxis], size), channels)[0]
+    opposite = trained_on_light is not None and backgrounds.seems_on_light(image) != trained_on_light
+    background = Background(opposite, opposite and backgrounds.is_clear(image), opposite and invert)
+    if background.inverted:
+        image = 255 - image
+    if place:
+        if opposite and not invert:
+            raise ValueError("dark on light, it seems, and only light drawings can be placed; --invert each inverts it")
+        image = placed(without_paper(image[0], size), size)[np.newaxis]
+    return np.broadcast_to(image, (3, size, size)), background
 
 
 def _content(name: str) -> bytes:
     return Path(name).read_bytes()
-
-
-def on_light(description: DataDescription) -> bool | None:
-    """Whether the training images have a light background, or a dark one; None: they are neither nearly all light nor
-    nearly all dark, and nothing can be said.
-    """
-    mean = float(np.mean(description.mean))
-    if NEARLY < mean < 1 - NEARLY:
-        return None
-    return mean > 0.5
-
-
-def other_way_round(images: np.ndarray, description: DataDescription) -> np.ndarray:
-    """Which images are dark on light though the training images are light on dark, or the other way round.
-
-    A background is known by the pixels at the edge, of which at least half are its.
-
-    Args:
-        images: (N, C, S, S) uint8.
-        description: of the data that the model was trained on.
-
-    Returns:
-        (N,) bool.
-    """
-    trained = on_light(description)
-    if trained is None:
-        return np.zeros(len(images), bool)
-    edges = np.concatenate([images[..., 0, :], images[..., -1, :], images[..., 1:-1, 0], images[..., 1:-1, -1]], -1)
-    light: np.ndarray = np.median(edges.reshape(len(images), -1), axis=1) > 127
-    return ~light if trained else light
 
 
 def in_channels(images: np.ndarray, channels: int) -> np.ndarray:
