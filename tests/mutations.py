@@ -208,6 +208,8 @@ def parameters_truth(content: bytes) -> Any:
     values = parse_yaml(content.decode(), "params.yaml")
     for key in ("val_fraction", "test_fraction", "dropout", "lr", "weight_decay", "momentum", "warmup", "clip_norm"):
         values[key] = None if values[key] is None else float(values[key])  # a whole number is a number too
+    for key, neutral in (("augmentation", 0), ("loss_args", None), ("optimizer_args", None)):
+        values[key] = {option: value for option, value in values[key].items() if value != neutral}
     return values
 
 

@@ -169,10 +169,10 @@ def test_what_is_refused_in_one_line(project: Project) -> None:
     assert said == "-c: error: onnx: not installed; pip install onnx onnxruntime onnxscript\n"
 
 
-def test_the_program_of_the_readme(shipped: Project) -> None:
+def test_the_program_of_the_documentation(shipped: Project) -> None:
     """It knows nothing of this project."""
-    readme = (shipped.root / "README.md").read_text()
-    program = readme.split("```python\n", 1)[1].split("```", 1)[0]
+    page = (shipped.root / "docs/using_the_model.md").read_text()
+    program = page.split("```python\n", 1)[1].split("```", 1)[0]
     (shipped.root.parent / "program.py").write_text(program)
     said = shipped.run("python", "-W", "error", "-I", str(shipped.root.parent / "program.py")).stdout.split()
     told = program.rsplit("# ", 1)[1].split()

@@ -579,9 +579,9 @@ def test_make_predict(project: Project) -> None:
     assert "a digit.png  " in project.run("make", "predict", *own, "IMAGES=a digit.png", "INVERT=never").stdout
 
 
-def test_the_digits_of_the_readme(reproduced: Project) -> None:
-    readme = (reproduced.root / "README.md").read_text()
-    told = re.findall(r"^docs/digits/(\d).png \(inverted\)  (\d) ", readme, re.MULTILINE)
+def test_the_digits_of_the_documentation(reproduced: Project) -> None:
+    page = (reproduced.root / "docs/using_the_model.md").read_text()
+    told = re.findall(r"^docs/digits/(\d).png \(inverted\)  (\d) ", page, re.MULTILINE)
     done = reproduced.run("python", "-m", "stages.predict", "docs/digits")
     said = re.findall(r"^docs/digits/(\d).png \(inverted\)  (\d) ", done.stdout, re.MULTILINE)
     assert said == list(dict(told).items())

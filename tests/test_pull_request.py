@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from tests.conftest import ROOT, Project, environment
+from tests.test_own_images import album, photo
 
 WORKFLOWS = ROOT / ".github/workflows"
 LAST_BITS = "verified: the results of this commit came out again, the same to the last bit"
@@ -96,17 +97,26 @@ class Proposal:
         self.project = Project(root)
         subprocess.run(["git", "clone", "--quiet", "--branch", branch, origin, root], check=True, env=environment())
         (root / ".venv").symlink_to(sys.prefix)
-        (installed := root.parent / "installed").touch()  # newer than the lock, so `make` has nothing to install
+        self.installed = root.parent / "installed"
+        self.installed.touch()  # newer than the lock, so `make` has nothing to install
         self.summary = root.parent / f"{branch}.summary.md"
         self.printed = ""
         self.failed: str | None = None
-        for command in commands("pull-request", "results"):
+        self.run(commands("pull-request", "results"))
+
+    def run(self, steps: list[str]) -> None:
+        """Run steps of a workflow, as long as they succeed."""
+        variables = {
+            "BASE": "main",
+            "GITHUB_STEP_SUMMARY": str(self.summary),
+            "MAKEFLAGS": f"INSTALLED={self.installed}",
+        }
+        for command in steps:
             if self.failed is None:
                 done = subprocess.run(
                     ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", command],
-                    cwd=root,
-                    env=environment()
-                    | {"BASE": "main", "GITHUB_STEP_SUMMARY": str(self.summary), "MAKEFLAGS": f"INSTALLED={installed}"},
+                    cwd=self.project.root,
+                    env=environment() | variables,
                     capture_output=True,
                     text=True,
                     check=False,
@@ -149,6 +159,52 @@ def test_a_better_lr(project: Project, propose: Any) -> None:
     assert "`reports/model_card.md` tells of other results" in proposal.report
     assert LAST_BITS in proposal.printed
     assert proposal.printed.endswith("reports/model_card.md is of other results; `make card` writes it anew\n")
+
+
+def numbers_of_a_table(project: Project) -> None:
+    """A regression on a table of the user's own, with values written by hand."""
+    (project.root / "lamps").mkdir()
+    rows = ["path,target"]
+    for number in range(60):
+        level = 20 + 3 * number
+        photo((level, level, level), seed=number, size=(8, 8)).save(project.root / f"lamps/{number}.png")
+        rows.append(f"{number}.png,{level / 2}")
+    (project.root / "lamps/table.csv").write_text("\n".join(rows) + "\n")
+    project.set(
+        task="regression", dataset="csv", source="lamps", image_size=8, loss="HuberLoss", hidden=[8, 8], epochs=2
+    )
+    project.repro()
+
+
+def images_in_folders(project: Project) -> None:
+    """Images of the user's own, and another network."""
+    album(project.root / "photos")
+    settings = ["dataset=folder", "source=photos", "image_size=8", "model=cnn", "hidden=[16]", "activation=relu"]
+    project.run("dvc", "exp", "run", *(part for setting in settings for part in ("-S", setting)), "-S", "epochs=1")
+
+
+def another_rate(project: Project) -> None:
+    """The README's own proposal."""
+    project.run("dvc", "exp", "run", "-S", "lr=0.002", "-S", "augmentation.shift=1", "-S", "epochs=1")
+
+
+@pytest.mark.torture(quick=1, long=3)
+def test_whatever_valid_parameters_are_proposed_the_checks_pass(
+    project: Project, propose: Any, part: int, torture: bool
+) -> None:
+    """All steps of the workflow in `make torture`; in `make test`, of `make test` the tests that look at the commit."""
+    change = [numbers_of_a_table, images_in_folders, another_rate][part]
+    project.run("dvc", "remote", "add", "--default", "storage", "../storage")  # a clone that is in use
+    change(project)
+    proposal = propose(change.__name__)
+    assert proposal.failed is None, proposal.printed
+    proposal.project.run("cp", "-r", str(project.root / ".dvc/cache"), ".dvc/cache")
+    checks = ["pytest -m committed", "make check"]
+    if torture:
+        checks = commands("pull-request", "checks")
+    proposal.run(checks)
+    assert proposal.failed is None, proposal.printed
+    assert " passed" in proposal.printed or "[100%]" in proposal.printed
 
 
 def test_an_unchanged_pipeline(project: Project, propose: Any) -> None:

@@ -36,11 +36,11 @@ def decode(content: bytes, size: int) -> tuple[np.ndarray, bool]:
     Raises:
         ValueError: as `load` does.
     """
-    pixels, grey = load(content)
+    pixels, grey = open_image(content)
     return fit(pixels[np.newaxis], size)[0], grey
 
 
-def load(content: bytes) -> tuple[np.ndarray, bool]:
+def open_image(content: bytes) -> tuple[np.ndarray, bool]:
     """An image at its own size, turned upright as its camera noted.
 
     Transparent pixels become white; 16 bits are scaled to 8.
@@ -157,7 +157,7 @@ def _prepare_one(
 ) -> tuple[bool, T | None] | str:
     """Write the pixels of an image to the file; whether it is grey, and the note; or why it cannot be read."""
     try:
-        pixels, grey = load(content_of(name))
+        pixels, grey = open_image(content_of(name))
         pixels, note = prepare(pixels, size)
     except (ValueError, OSError) as error:
         return reason(error)

@@ -1,0 +1,64 @@
+"""Example data for images in folders: 600 pieces of two photographs, in two classes and several formats.
+
+    python -m experiments.example_photos FOLDER
+
+In:  the photographs that the package scikit-learn ships, of a temple and of a flower.
+Out: FOLDER/flower/ and FOLDER/temple/ with 300 images each, and FOLDER/README.txt, which is no image.
+"""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stages.lib.command_line import Parser
+from stages.lib.files import replacing_folder
+from stages.lib.stage import UserError, run
+
+CLASSES = {"flower": "flower.jpg", "temple": "china.jpg"}
+PIECES = 300  # of each photograph
+SIDES = (48, 96)  # pixels: the shortest and the longest side of a piece
+ENDINGS = ("png", "jpg", "bmp", "webp", "tif")
+
+
+def main() -> None:
+    parser = Parser(
+        prog="python -m experiments.example_photos",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("target", type=Path, metavar="FOLDER", help="where to write; it must not exist yet")
+    target = parser.parse_args().target
+    if target.exists():
+        raise UserError(f"{target}: exists, expected the name of a folder that is not there yet")
+    random = np.random.default_rng(0)
+    with replacing_folder(target) as folder:
+        for name, file in CLASSES.items():
+            (folder / name).mkdir()
+            photograph = Image.open(photographs() / file)
+            for number in range(PIECES):
+                width, height = random.integers(*SIDES, 2, endpoint=True).tolist()
+                left = int(random.integers(photograph.width - width))
+                top = int(random.integers(photograph.height - height))
+                piece = photograph.crop((left, top, left + width, top + height))
+                piece.save(folder / name / f"{number:03}.{ENDINGS[number % len(ENDINGS)]}")
+        (folder / "README.txt").write_text("Pieces of two photographs that scikit-learn ships.\n", encoding="utf-8")
+    print(f"{PIECES * len(CLASSES)} images of {len(CLASSES)} classes in {target}")
+
+
+def photographs() -> Path:
+    """The folder of photographs in the installed scikit-learn, without importing it.
+
+    Raises:
+        UserError: scikit-learn is not installed.
+    """
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise UserError("scikit-learn is not installed; `make .venv` or `uv sync` installs it")
+    return Path(package.origin).parent / "datasets/images"
+
+
+if __name__ == "__main__":
+    run(main, arguments=True)

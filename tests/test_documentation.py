@@ -1,0 +1,237 @@
+"""README.md and docs/: their tables, links and commands; and every command run in order, as a reader would.
+
+The long test runs all pages in one fresh clone. What a command prints has to be what the page shows, but for what
+differs from run to run and from processor to processor: names of experiments, hashes, durations, and all numbers of a
+line that has decimals. A line of three dots stands for any number of lines, and a command without output for any.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.utils.hydra import apply_overrides
+
+from stages.lib.check import check
+from stages.lib.datasets import DATASETS
+from stages.lib.parameters import read
+from stages.schema import schema
+from tests.conftest import OURS, ROOT, RUNTIME, STARTED, Project, default_parameters, environment
+
+README = ROOT / "README.md"
+PAGES = [
+    README,
+    *(
+        ROOT / f"docs/{name}.md"
+        for name in (
+            *("parameters", "experiments", "pull_requests", "sharing", "using_the_model", "datasets", "own_data"),
+            *("guarantees", "several_machines", "scale", "extending"),
+        )
+    ),
+]
+# Commands that no test runs as they stand, and why.
+NOT_RUN = {
+    r"^uv ": "installs another Python environment",
+    r"dataset=mnist\b": "downloads from the mirrors of MNIST, which a test does not reach",
+    r"s3://|^dvc remote modify --local": "a bucket; tests/test_sharing.py has a server that speaks S3",
+    r"^dvc pull$|PART=1/2|umber-esse": "several machines; tests/test_experiments.py has two clones",
+    r"source=scans": "arrays of the reader's own; tests/test_own_arrays.py makes some",
+    r"^export TORCHRUN|^python -m stages.train": "several machines; tests/test_processes.py has two launchers",
+}
+EXPERIMENT = re.compile(r"\b[a-z]{3,5}-[a-z]{4}\b")  # as DVC names them
+FAILS = re.compile(r"error: |CONFLICT")
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """The cells of the first table after a heading, without its two head lines."""
+    lines = (ROOT / page).read_text().split(f"{heading}\n", 1)[1].splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_every_parameter_with_its_default_and_stage() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    expected = {key: name for name, stage in stages.items() for key in stage.get("params", [])}
+    properties = schema()["properties"]
+    rows = table("docs/parameters.md", "# Parameters")
+    assert {row[0].strip("`"): row[3] for row in rows} == expected
+    for row in rows:
+        assert yaml.safe_load(row[1].strip("`")) == properties[row[0].strip("`")]["default"]
+
+
+def test_every_environment_variable() -> None:
+    used = set()
+    for path in (ROOT / "stages").rglob("*.py"):
+        used |= set(re.findall(r'os\.environ\.get\("(\w+)"', path.read_text()))
+    listed = {row[0].strip("`") for row in table("docs/parameters.md", "## Environment variables")}
+    assert used == listed == set(OURS)
+
+
+def test_every_data_set() -> None:
+    assert [row[0].strip("`") for row in table("docs/datasets.md", "# Datasets")] == list(DATASETS)
+
+
+def test_every_report() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    written = set()
+    for name in ("train", "evaluate"):
+        for out in stages[name].get("outs", []) + stages[name]["metrics"] + stages[name]["plots"]:
+            written.add(out if isinstance(out, str) else next(iter(out)))
+    assert {row[0].strip("`") for row in table("docs/parameters.md", "## What comes out")} == written
+
+
+def test_every_page_is_listed_and_every_link_leads_somewhere() -> None:
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} == {path.name for path in PAGES[1:]}
+    for page in PAGES:
+        for target in re.findall(r'\]\(([^)]+)\)|src="([^"]+)"', page.read_text()):
+            path, _, anchor = "".join(target).partition("#")
+            if path.startswith("http"):
+                continue
+            linked = page.parent / path if path else page
+            assert linked.exists(), f"{page.name}: {path}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)", linked.read_text(), re.MULTILINE)
+                assert anchor in [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) < 250
+
+
+def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """The commands in the console blocks of a page, each with the lines that it is said to print."""
+    for block in re.findall(r"^```console\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, *lines = part.splitlines()
+            yield command, lines
+
+
+def test_the_pages_name_commands_that_exist() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for page in PAGES:
+        for name in re.findall(r"`make (\w+)|^\$ make (\w+)", page.read_text(), re.MULTILINE):
+            assert "".join(name) in targets, page.name
+
+
+def test_the_pages_set_parameters_that_exist(tmp_path: Path) -> None:
+    """Each value by itself: an example may leave out what goes with it."""
+    alone: dict[str, Any] = {**schema(), "allOf": [], "same_length": []}
+    path = tmp_path / "params.yaml"
+    examples = [example for page in PAGES for example in re.findall(r"(?:^\$|`)([^`\n]*-S [^`\n]*)", page.read_text())]
+    settings = [setting for example in examples for setting in re.findall(r"-S ('.*?'|\S+)", example)]
+    settings = [setting.strip("'") for setting in settings if not re.search(r"\.\.\.|yours|key=value", setting)]
+    assert len(settings) > 40
+    for setting in settings:
+        path.write_text(default_parameters())
+        apply_overrides(path, [re.sub(r"=([^[{]*?),.*", r"=\1", setting)])  # the first value of a grid
+        check(read(path), alone)
+
+
+def stable(line: str) -> str:
+    """What of a line is the same in every run and on every processor."""
+    line = EXPERIMENT.sub("NAME", line)
+    line = re.sub(r"\b[0-9a-f]{7,40}\b", "HASH", line)
+    line = re.sub(r"file:///\S*/", "file:///", line)
+    if re.search(r"\d\.\d", line):
+        line = re.sub(r"[-+]?\d[\d.,]*(e-\d+)?", "#", line)
+    line = re.sub(r"\d+ (s|min)\b", r"# \1", line)
+    return " ".join(line.replace("|", " ").split())
+
+
+def differences(shown: list[str], printed: list[str], names: dict[str, str]) -> str:
+    """What a page shows that was not printed, or the other way round; the names of experiments go to `names`."""
+    skips, position = False, 0
+    for line in filter(str.strip, shown):
+        if line == "...":
+            skips = True
+            continue
+        last = len(printed) if skips else position + 1
+        at = next((at for at in range(position, min(last, len(printed))) if stable(printed[at]) == stable(line)), None)
+        if at is None:
+            return f"not printed: {line}\nfrom: " + "\n".join(printed[position:last])
+        names |= zip(EXPERIMENT.findall(line), EXPERIMENT.findall(printed[at]), strict=False)
+        skips, position = False, at + 1
+    return "" if skips or position == len(printed) else "not shown: " + "\n".join(printed[position:])
+
+
+class Shell:
+    """One bash, in which commands run one after another."""
+
+    def __init__(self, folder: Path, variables: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            ["bash", "--noprofile", "--norc"],
+            cwd=folder,
+            env=environment() | variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        STARTED.append(self.process)
+
+    def run(self, command: str) -> tuple[int, list[str]]:
+        """The exit code of a command, and the lines that it prints on both streams; blank ones are left out."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(f"{{ {command}\n}} < /dev/null; printf '\\nENDED %s\\n' $?\n".encode())
+        self.process.stdin.flush()
+        lines = []
+        while not (line := self.process.stdout.readline().decode()).startswith("ENDED "):
+            assert line, f"the shell ended in {command}"
+            if line.strip():
+                lines.append(line.rstrip().split("\r")[-1])
+        return int(line.split()[1]), lines
+
+
+@pytest.mark.torture(quick=0, long=1)
+def test_the_pages_as_a_reader_runs_them(fresh: Project, tmp_path: Path, part: int) -> None:
+    fresh.run("git", "init", "--quiet", "--bare", "--initial-branch=main", str(tmp_path / "origin.git"))
+    fresh.run("git", "remote", "add", "origin", str(tmp_path / "origin.git"))
+    fresh.run("git", "push", "--quiet", "origin", "main")
+    (fresh.root / ".venv").symlink_to(sys.prefix)  # the installation is what a test does without
+    (installed := tmp_path / "installed").touch()
+    if RUNTIME.exists():
+        (fresh.root / "demo/node_modules").symlink_to(RUNTIME.parent)
+    shell = Shell(fresh.root, {"MAKEFLAGS": f"INSTALLED={installed}"})
+    names: dict[str, str] = {}
+    wrong = []
+    for page in PAGES:
+        shell.run(f"cd {fresh.root}")
+        for command, shown in commands(page):
+            if any(re.search(pattern, command) for pattern in NOT_RUN) or ("demo" in command and not RUNTIME.exists()):
+                continue
+            actual = EXPERIMENT.sub(lambda match: names.get(match[0], match[0]), command)
+            code, printed = shell.run(actual)
+            if "PAGES_PRINT" in os.environ:
+                print(f"$ {command}", *printed, sep="\n", flush=True)
+            shown = [line for line in shown if not line.startswith("Install")]
+            problem = differences(shown, printed, names) if shown else ""
+            if (code != 0) != any(map(FAILS.search, shown)):
+                problem += f"\nexit code {code}: " + "\n".join(printed)
+            if problem:
+                wrong.append(f"{page.name}: $ {actual}\n{problem}")
+            if command.startswith("dvc queue start"):
+                wait_for_the_queue(shell)
+        shell.run(f"cd {fresh.root}")
+        left = [line for line in shell.run("git status --porcelain")[1] if not line.startswith("??")]
+        assert not left, f"{page.name} does not lead back to where it began: {left}"
+    assert not wrong, "\n\n".join(wrong)
+
+
+def wait_for_the_queue(shell: Shell) -> None:
+    """Until nothing of DVC's queue waits or runs."""
+    end = time.monotonic() + 240
+    while re.search(r"(Queued|Running)$", status := "\n".join(shell.run("dvc queue status")[1]), re.MULTILINE):
+        assert time.monotonic() < end, status
+        time.sleep(0.2)
