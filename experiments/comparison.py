@@ -56,8 +56,8 @@ class PairedErrors:
 def verdict(p_value: float, *, better: bool) -> str:
     """What a p-value says."""
     if p_value >= ALPHA:
-        return "not told apart from chance"
-    return "better than chance explains" if better else "worse than chance explains"
+        return "no significant difference"
+    return "significantly better" if better else "significantly worse"
 
 
 def paired(base_correct: np.ndarray, this_correct: np.ndarray) -> Paired:

@@ -377,7 +377,7 @@ def per_class(base: Results, this: Results) -> str:
     lines = [
         row(name, images[name], f"{before[name]:.1%}", f"{after[name]:.1%}", points(change[name])) for name in names
     ]
-    return "### Found of each class\n\n" + table_of(["class", "images", f"`{base.name}`", "this", "points"], lines)
+    return "### Recall by class\n\n" + table_of(["class", "images", f"`{base.name}`", "this", "points"], lines)
 
 
 def found(side: Results) -> "pd.Series[float]":

@@ -103,7 +103,7 @@ def test_errors_in_their_own_units_worst_first() -> None:
 
 
 def test_the_interval_holds_the_difference() -> None:
-    """Of 100 pairs of models that are equally good, about one in twenty is told apart."""
+    """Of 100 pairs of models that are equally good, about one in twenty differs significantly."""
     random = np.random.default_rng(0)
     told = [paired_errors(*np.abs(random.normal(size=(2, 100)))).p_value < 0.05 for _ in range(100)]
     assert 1 <= sum(told) <= 12
@@ -111,9 +111,9 @@ def test_the_interval_holds_the_difference() -> None:
     found = paired_errors(base, base * 0.9)
     assert found.difference == pytest.approx(-0.1 * base.mean())
     assert found.low < found.difference < found.high < 0
-    assert "better than chance explains on 2,000 images" in str(found)
-    assert "worse than chance explains" in str(paired_errors(base, base * 1.1))
-    assert "+0, 95 % interval +0 to +0: not told apart from chance" in str(paired_errors(base, base))
+    assert "significantly better on 2,000 images" in str(found)
+    assert "significantly worse" in str(paired_errors(base, base * 1.1))
+    assert "+0, 95 % interval +0 to +0: no significant difference" in str(paired_errors(base, base))
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_from_a_table_to_its_figures_with_dvc(brightness: Project) -> None:
     predictions.to_csv(reports / "predictions.csv", index=False)
     text = brightness.run("python", "-W", "error", "-m", "experiments.report", "HEAD").stdout
     assert "**Mean absolute error of target" in text
-    assert "worse than chance explains on " in text
+    assert "significantly worse on " in text
     assert "### Confusion" not in text
 
 

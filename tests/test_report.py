@@ -42,10 +42,10 @@ def test_the_interval_is_that_of_resampled_rows() -> None:
     ("only_base", "only_this", "words"),
     [
         (100, 131, "+0.31 points, 95 % interval +0.0"),
-        (10, 60, "better than chance explains on 10,000 images"),
-        (60, 10, "worse than chance explains on 10,000 images"),
-        (110, 130, "not told apart from chance on 10,000 images"),
-        (0, 0, "+0.00 points, 95 % interval +0.00 to +0.00: not told apart from chance"),
+        (10, 60, "significantly better on 10,000 images"),
+        (60, 10, "significantly worse on 10,000 images"),
+        (110, 130, "no significant difference on 10,000 images"),
+        (0, 0, "+0.00 points, 95 % interval +0.00 to +0.00: no significant difference"),
     ],
 )
 def test_one_sentence_for_a_reviewer(only_base: int, only_this: int, words: str) -> None:

@@ -26,7 +26,7 @@ FEW = 30  # test images of a class, whose share says little
 MEANING = {
     "accuracy": "share of the test images whose most probable class is the right one",
     "top_5_accuracy": "share whose right class is among the five most probable ones",
-    "cross_entropy": "mean cross-entropy, in nats; without the label smoothing or class weights of the training loss",
+    "cross_entropy": "mean cross-entropy, in nats, whatever loss was trained",
     "macro_f1": "mean over the classes of F1, every class with the same weight",
     "calibration_error": "mean gap between confidence and accuracy (Guo et al. 2017)",
     "mae": "mean absolute error, in the unit of the targets",
