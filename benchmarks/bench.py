@@ -114,7 +114,7 @@ def idle(project: Path) -> list[Row]:
     """What DVC and the stages cost where nothing, or nearly nothing, is to be computed."""
     empty = project.parent / "empty"
     empty.mkdir()
-    names = ["download", "normalize", "cache", "train", "evaluate"]
+    names = ["check", "download", "normalize", "cache", "train", "evaluate"]
     stages: dict[str, Any] = {
         name: {"cmd": f"echo {name} > {name}", "outs": [name], **({"deps": [names[at - 1]]} if at else {})}
         for at, name in enumerate(names)
@@ -155,7 +155,7 @@ def idle(project: Path) -> list[Row]:
         row(
             "`dvc repro` with nothing to do",
             found["nothing"],
-            f"of five empty stages: {shown(found['empty'])}",
+            f"of six empty stages: {shown(found['empty'])}",
             found["empty"],
             1.15,
         ),

@@ -7,13 +7,14 @@ may hold `same_length`: pairs of keys whose lists, where both are lists, have th
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import fastjsonschema
 
 from stages.lib.stage import UserError
 
+MOST_NAMED = 12
 _IF_NEW = " (one that is new in the code is known after `make schema`)"
 
 
@@ -57,7 +58,7 @@ def _mismatch(key: str, value: Any, schema: Mapping[str, Any]) -> str:
         options = schema["properties"]
         for name, option in value.items():
             if name not in options:
-                hint = _nearest(str(name), options) or f"; expected one of {', '.join(options)}"
+                hint = _nearest(str(name), options) or f"; expected one of {_listed(options)}"
                 return f"{key}: unknown option `{name}`{hint}{_IF_NEW}"
             try:
                 fastjsonschema.validate(options[name], option)
@@ -71,7 +72,7 @@ def _problem(value: Any, schema: Mapping[str, Any]) -> str:
     choices = _choices(schema)
     for name in value if isinstance(value, list) else [value]:
         if choices and isinstance(name, str) and name not in choices:
-            hint = _nearest(name, choices) or f"; expected one of {', '.join(choices)}"
+            hint = _nearest(name, choices) or f"; expected one of {_listed(choices)}"
             return f"unknown name `{name}`{hint}{_IF_NEW}"
     return f"found {_shown(value)}, expected {_expected(schema)} ({schema['description']})"
 
@@ -122,6 +123,12 @@ def _nearest(name: str, choices: Mapping[str, Any] | list[str]) -> str:
     by_folded = {choice.casefold(): choice for choice in choices}
     close = difflib.get_close_matches(name.casefold(), by_folded, n=2, cutoff=0.65)
     return f", did you mean {' or '.join(f'`{by_folded[match]}`' for match in close)}?" if close else ""
+
+
+def _listed(names: Collection[str]) -> str:
+    """The first of many names, and how many more there are."""
+    first, more = list(names)[:MOST_NAMED], len(names) - MOST_NAMED
+    return ", ".join(first) + (f" and {more} more, which params.schema.json lists" if more > 0 else "")
 
 
 def _finite(value: Any) -> bool:
