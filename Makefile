@@ -48,7 +48,7 @@ repro: $(INSTALLED)
 	@$(BIN)/dvc repro
 
 predict: $(INSTALLED)
-	@$(BIN)/python -m stages.predict "$$IMAGES" --invert "$$INVERT" $(if $(filter-out no 0 false,$(PLACE)),--place)
+	@$(BIN)/python -m stages.predict --invert "$$INVERT" $(if $(filter-out no 0 false,$(PLACE)),--place) -- "$$IMAGES"
 
 card: $(INSTALLED)
 	@$(BIN)/python -m stages.card
@@ -70,7 +70,7 @@ plots: $(TEMPLATE)
 	@$(BIN)/dvc plots $(if $(BASE),diff,show) --html-template $(TEMPLATE) $(if $(BASE),-- "$$BASE")
 
 report: $(INSTALLED)
-	@$(BIN)/python -m experiments.report "$${BASE:-main}"
+	@$(BIN)/python -m experiments.report -- "$${BASE:-main}"
 
 verify: $(INSTALLED)
 	@$(BIN)/python -m experiments.verify

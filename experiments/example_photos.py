@@ -6,14 +6,13 @@ In:  the photographs that the package scikit-learn ships, of a temple and of a f
 Out: FOLDER/flower/ and FOLDER/temple/ with 300 images each, and FOLDER/README.txt, which is no image.
 """
 
-import argparse
 import importlib.util
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from stages.lib.command_line import Parser
+from stages.lib.command_line import documented
 from stages.lib.files import replacing_folder
 from stages.lib.stage import UserError, run
 
@@ -24,11 +23,7 @@ ENDINGS = ("png", "jpg", "bmp", "webp", "tif")
 
 
 def main() -> None:
-    parser = Parser(
-        prog="python -m experiments.example_photos",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = documented("experiments.example_photos", __doc__)
     parser.add_argument("target", type=Path, metavar="FOLDER", help="where to write; it must not exist yet")
     target = parser.parse_args().target
     if target.exists():

@@ -38,6 +38,8 @@ def read_grid(name: str) -> dict[str, list[Any]]:
                 f"{SWEEPS}: {name}: {key}: found a mapping, expected numbers, names, lists, true, false or null; "
                 f"a line `{key}.KEY: [value, value]` varies one key of a mapping"
             )
+        if other := next((other for other in grid if other.startswith(f"{key}.")), None):
+            raise UserError(f"{SWEEPS}: {name}: {key} and {other}: vary the mapping or one key of it")
         for number, value in enumerate(values):
             if value in values[:number]:
                 raise UserError(f"{SWEEPS}: {name}: {assignments({key: value})[0]} stands twice")

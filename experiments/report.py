@@ -7,7 +7,6 @@ In:  params.yaml, dvc.lock and reports/ of the working tree, and the same files 
 Out: report.md, also printed: Markdown, with its pictures as text that GitHub draws (Mermaid), so that one file is all.
 """
 
-import argparse
 import io
 import json
 import subprocess
@@ -24,7 +23,7 @@ from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 from experiments.comparison import paired, paired_errors
 from experiments.figures import flat
 from experiments.status import CARD, card_of_other_results, named, stale
-from stages.lib.command_line import Parser
+from stages.lib.command_line import documented
 from stages.lib.files import write_text
 from stages.lib.markdown import row, table_of
 from stages.lib.stage import UserError, reason, run
@@ -55,11 +54,7 @@ class Results:
 
 
 def main() -> None:
-    parser = Parser(
-        prog="python -m experiments.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = documented("experiments.report", __doc__)
     parser.add_argument("revision", help="what to compare the working tree with")
     name = parser.parse_args().revision
     commit = resolved(name)

@@ -4,11 +4,13 @@ import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dvc.utils.serialize import parse_yaml
 
 from experiments.figures import flat
+from stages.lib.datasets import DATASETS, Own
 from stages.lib.parameters import PARAMETERS
 from stages.lib.stage import UserError
 
@@ -52,6 +54,16 @@ def load() -> tuple[Result, Result, list[Result]]:
 def same_code(*commits: str) -> bool:
     """Whether two commits, or one and the working tree, differ in nothing but parameters and results."""
     return not output("git", "diff", "--name-only", *commits, "--", ".", f":!{PARAMETERS}", *BESIDES)
+
+
+def sees_source(parameters: Mapping[str, Any]) -> bool:
+    """Whether git knows the content of a user's own source, by its files or by a `.dvc` file of `dvc add`."""
+    if not isinstance(DATASETS[parameters["dataset"]], Own):
+        return True
+    source = Path(parameters["source"])
+    if not source.resolve().is_relative_to(Path.cwd()):
+        return False
+    return Path(f"{source}.dvc").exists() or bool(output("git", "ls-files", "--", str(source)))
 
 
 def differing(parameters: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:

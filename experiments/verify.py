@@ -27,6 +27,7 @@ import pandas as pd
 
 from experiments.comparison import paired
 from experiments.figures import flat
+from experiments.results import output
 from experiments.status import CARD, card_of_other_results, named, stale
 from stages.lib.parameters import StageParameters, load
 from stages.lib.stage import UserError, run
@@ -35,7 +36,7 @@ METRICS = Path("reports/metrics.json")
 SUMMARY = Path("reports/train.json")
 CURVES = Path("reports/train.csv")
 PREDICTIONS = Path("reports/predictions.csv")
-LEAST = 1e-6  # by which a figure may differ from what the tables give: they have six decimals, or nine digits
+LEAST = 1e-6  # relative difference between a figure and what the tables give, which have nine digits and more
 # Differences that rounding does not explain: of accuracies, if they are significant on these images; and relative ones
 # of mean absolute errors. Those between seeds are half as large, in unstable trainings too.
 GROSS_ACCURACY, P_VALUE = 0.05, 1e-4
@@ -46,17 +47,21 @@ def main() -> None:
     mirror = os.environ.get("DATASET_MIRROR", "")
     if Path(mirror).is_dir():
         os.environ["DATASET_MIRROR"] = str(Path(mirror).resolve())
+    cache = output("dvc", "cache", "dir").strip()
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
         done = subprocess.run(["git", "clone", "--quiet", ".", clone], capture_output=True, text=True, check=False)
         if done.returncode:
             raise UserError(f"git clone: {done.stderr}")
         with chdir(clone):
-            verify()
+            verify(cache)
 
 
-def verify() -> None:
+def verify(cache: str) -> None:
     """Compare the commit in this folder with a run from nothing.
+
+    Args:
+        cache: of the folder that this one was cloned from, in which sources of `dvc add` are looked for.
 
     Raises:
         UserError: it gives other results.
@@ -72,12 +77,27 @@ def verify() -> None:
         raise UserError(
             f"reports/ contradict themselves: {named(wrong)}; run `dvc repro --force` and commit its results"
         )
+    fetch_sources(cache)
     if subprocess.run(["dvc", "repro", "--force"], check=False).returncode:
         raise UserError("`dvc repro --force` failed in a clone of the last commit, see above")
     files = subprocess.run(["git", "diff", "--name-only"], capture_output=True, text=True, check=True).stdout.split()
     print(f"verified: {comparison(committed, read_results(), files)}")
     if card_of_other_results():
         print(f"{CARD} is of other results; `make card` writes it anew")
+
+
+def fetch_sources(cache: str) -> None:
+    """Bring what `dvc add` has put under DVC, from a cache or from the remote.
+
+    Raises:
+        UserError: neither has it.
+    """
+    sources = output("git", "ls-files", "--", "*.dvc").split("\n")[:-1]
+    if not sources:
+        return
+    output("dvc", "config", "--local", "cache.dir", cache)
+    if subprocess.run(["dvc", "checkout", "--quiet", *sources], capture_output=True, check=False).returncode:
+        output("dvc", "pull", "--quiet", *sources)
 
 
 @dataclass(frozen=True)
@@ -115,15 +135,18 @@ def read_results() -> Results:
 def contradictions(results: Results) -> list[str]:
     """List the figures that do not follow from the tables beside them."""
     best = results.curves.iloc[results.curves["val_loss"].argmin()]
+    score = "r2" if "residual" in results.predictions else "accuracy"
     expected = {f"{METRICS} {name}": value for name, value in figures_of(results.predictions).items()} | {
+        f"{METRICS} rows": results.predictions["index"].nunique(),
         f"{SUMMARY} best_epoch": best["epoch"],
-        f"{SUMMARY} val_loss": best["val_loss"],
-        f"{SUMMARY} train_loss": best["train_loss"],
+        f"{SUMMARY} epochs": len(results.curves),
+        **{f"{SUMMARY} {part}_loss": best[f"{part}_loss"] for part in ("train", "val")},
+        **{f"{SUMMARY} {part}_{score}": best[f"{part}_score"] for part in ("train", "val")},
     }
     return [
         f"{name} is {results.figures.get(name)}, the table gives {value:.9g}"
         for name, value in expected.items()
-        if not np.isclose(results.figures.get(name, np.nan), value, rtol=LEAST, atol=LEAST)
+        if not np.isclose(results.figures.get(name, np.nan), value, rtol=LEAST, atol=0)
     ]
 
 

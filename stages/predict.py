@@ -31,7 +31,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stages.lib import backgrounds, compute, model_file, tasks, unseen
-from stages.lib.command_line import Parser
+from stages.lib.command_line import Parser, positive
 from stages.lib.description import DataDescription
 from stages.lib.files import printable, write_table
 from stages.lib.inference import outputs_of, rows_at_a_time
@@ -136,13 +136,6 @@ def table(text: str) -> Path:
     if Path(text).suffix.lower() != ".csv":
         raise argparse.ArgumentTypeError(f"found {text or 'nothing'}, expected a name that ends in .csv")
     return Path(text)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not (text.isascii() and text.isdecimal()) or not int(text):
-        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of at least 1")
-    return int(text)
 
 
 def listed(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:

@@ -1,4 +1,4 @@
-"""Write params.schema.json from the parameter models of the five stages.
+"""Write params.schema.json from the parameter models of the stages.
 
     python -m stages.schema
 

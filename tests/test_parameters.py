@@ -20,7 +20,13 @@ REFUSED = {
     "lr: -1": ["lr", "-1", "above 0"],
     "lr: fast": ["lr", 'found "fast"', "a number above 0"],
     'lr: "0.01"': ["lr", 'found "0.01"', "a number above 0"],
-    f"lr: {10**400}": ["lr", "valid number"],
+    f"lr: {10**400}": ["lr", "finite"],
+    "augmentation: {shift: 1" + "0" * 400 + "}": ["augmentation", "finite"],
+    "loss_args: {label_smoothing: 7}": ["loss_args.label_smoothing", "found 7", "at most 1"],
+    "loss_args: {weight: balancd}": ["loss_args.weight", "did you mean `balanced`"],
+    "optimizer_args: {betas: [0.9]}": ["optimizer_args.betas", "[0.9]", "2 items"],
+    "optimizer_args: {eps: small}": ["optimizer_args.eps", "a number"],
+    "optimizer_args: {amsgrad: 1}": ["optimizer_args.amsgrad", "true or false"],
     "lr: .nan": ["lr", "nan", "finite"],
     "lr: 1e999": ["lr", "finite"],
     "lr: 2020-13-45": ["lr", "2020-13-45", "a number"],
@@ -158,10 +164,11 @@ def test_the_schema_is_current() -> None:
 
 
 def test_every_key_has_a_comment_and_a_default() -> None:
-    lines = (ROOT / PARAMETERS).read_text().splitlines()
-    assert lines[0] == f"# yaml-language-server: $schema={SCHEMA}"
-    keys = [line for line in lines if re.match(r" *\w+:", line)]
-    assert all("#" in line for line in keys), "a key without a unit or a meaning"
+    text = (ROOT / PARAMETERS).read_text()
+    if text == default_parameters():  # whoever has changed a value by hand may have written over a comment
+        assert text.startswith(f"# yaml-language-server: $schema={SCHEMA}\n")
+        keys = [line for line in text.splitlines() if re.match(r" *\w+:", line)]
+        assert all("#" in line for line in keys), "a key without a unit or a meaning"
     properties = schema.schema()["properties"]
     assert parameters.read(ROOT / PARAMETERS).keys() == properties.keys()
     for key, its_schema in properties.items():

@@ -425,9 +425,10 @@ def test_what_cannot_be_placed(
     done = reproduced.run(*command, "--invert", "each", "--csv", str(folder / "o.csv"), fails=True)
     assert done.stdout == "", "no table without a row"
     assert not (folder / "o.csv").exists()
+    blank = "nothing is drawn on it, or too faintly: no pixel is 64 of 255 from the background or more"
     assert done.stderr.splitlines() == [
-        f"predict: error: {folder}/white.png: nothing is drawn on it",
-        f"predict: error: {folder}/black.png: nothing is drawn on it",
+        f"predict: error: {folder}/white.png: {blank}",
+        f"predict: error: {folder}/black.png: {blank}",
         f"predict: error: {folder}/dots.png: too little is drawn on it to be seen at the model's size",
         f"predict: error: {folder}/shade.png: its background is not even up to the edge; cut it to the paper, in "
         "even light",
@@ -511,8 +512,8 @@ def test_a_model_elsewhere_of_colour_and_of_numbers(
         (["x.png", "--csv", "x.png"], "argument --csv: found x.png, expected a name that ends in .csv"),
         ([""], "argument FILE|FOLDER: found nothing, expected an image or a folder of images: IMAGES=path"),
         ([], "the following arguments are required: FILE|FOLDER"),
-        (["x.png", "--top-k", "0"], "argument --top-k: found 0, expected a whole number of at least 1"),
-        (["x.png", "--top-k", "\u00b2"], "argument --top-k: found \u00b2, expected a whole number of at least 1"),
+        (["x.png", "--top-k", "0"], "argument --top-k: found `0`, expected a whole number of at least 1"),
+        (["x.png", "--top-k", "\u00b2"], "argument --top-k: found `\u00b2`, expected a whole number of at least 1"),
         (["x.png", "--inverse"], "unrecognized arguments: --inverse"),
         (["x.png", "--invert", "yes"], "argument --invert: invalid choice: 'yes' (choose from"),
     ],
@@ -533,7 +534,7 @@ def test_what_is_refused_in_one_line(
     for arguments, line in [
         ([str(folder)], f"{folder}: holds no image, 6 other file(s); expected such as 7.png in it"),
         (["/dev/null"], "/dev/null: neither a file nor a folder"),
-        (["x.png", "--top-k", "no"], "argument --top-k: found no, expected a whole number of at least 1"),
+        (["x.png", "--top-k", "no"], "argument --top-k: found `no`, expected a whole number of at least 1"),
     ]:
         done = reproduced.run("python", "-m", "stages.predict", *arguments, fails=True)
         assert done.returncode == 1

@@ -13,23 +13,33 @@ from tests.conftest import Project
 
 ROWS = 1000
 PREDICTIONS = pd.DataFrame({"index": range(ROWS), "actual": "3", "predicted": "3"}).astype(str)
-CURVES = pd.DataFrame({"epoch": [1, 2], "train_loss": [0.9, 0.5], "val_loss": [0.7, 0.6]})
-SUMMARY = {"best_epoch": 2, "train_loss": 0.5, "val_loss": 0.6, "processor": "one"}
+CURVES = pd.DataFrame(
+    {
+        "epoch": [1, 2],
+        "train_loss": [0.9, 0.5],
+        "train_score": [0.6, 0.8],
+        "val_loss": [0.7, 0.6],
+        "val_score": [0.7, 0.9],
+    }
+)
+SUMMARY = {"best_epoch": 2, "epochs": 2, "train_loss": 0.5, "val_loss": 0.6, "processor": "one"}
 
 
 def classified(wrong: int, *, processor: str = "one", **metrics: float) -> Results:
     """Results of a classifier that is wrong on the first rows."""
     predictions = PREDICTIONS.copy()
     predictions.loc[: wrong - 1, "predicted"] = "8"
-    accuracy = {"accuracy": 1 - wrong / ROWS, "cross_entropy": 0.3}
-    return Results(accuracy | metrics, SUMMARY | {"processor": processor}, CURVES, predictions)
+    accuracy = {"accuracy": 1 - wrong / ROWS, "cross_entropy": 0.3, "rows": ROWS}
+    summary = SUMMARY | {"processor": processor, "train_accuracy": 0.8, "val_accuracy": 0.9}
+    return Results(accuracy | metrics, summary, CURVES, predictions)
 
 
 def regressed(error: float, *, processor: str = "one", **metrics: float) -> Results:
     """Results of a regression that is always as wrong."""
     predictions = pd.DataFrame({"index": range(ROWS), "quantity": "age", "actual": "2000.0", "residual": str(error)})
     predictions = predictions.astype({"index": str})
-    return Results({"mae": error} | metrics, SUMMARY | {"processor": processor}, CURVES, predictions)
+    summary = SUMMARY | {"processor": processor, "train_r2": 0.8, "val_r2": 0.9}
+    return Results({"mae": error, "rows": ROWS} | metrics, summary, CURVES, predictions)
 
 
 def test_equal_bytes_are_verified_anywhere() -> None:
@@ -94,11 +104,13 @@ def test_other_test_rows_are_refused() -> None:
         (classified(80, accuracy=0.99), ["reports/metrics.json accuracy is 0.99, the table gives 0.92"]),
         (classified(80, accuracy=float("nan")), ["reports/metrics.json accuracy is nan, the table gives 0.92"]),
         (regressed(8.0, mae=3.0), ["reports/metrics.json mae is 3.0, the table gives 8"]),
+        (regressed(1e-8, mae=1e-12), ["reports/metrics.json mae is 1e-12, the table gives 1e-08"]),
+        (classified(80, rows=999), ["reports/metrics.json rows is 999, the table gives 1000"]),
     ],
 )
 def test_figures_that_their_tables_do_not_give(results: Results, words: list[str]) -> None:
     assert contradictions(results) == words
-    other = Results(results.metrics, SUMMARY | {"val_loss": 0.1, "best_epoch": 1}, CURVES, results.predictions)
+    other = Results(results.metrics, results.summary | {"val_loss": 0.1, "best_epoch": 1}, CURVES, results.predictions)
     assert contradictions(other) == [
         *words,
         "reports/train.json best_epoch is 1, the table gives 2",

@@ -6,8 +6,9 @@ may hold `same_length`: pairs of keys whose lists, where both are lists, have th
 
 import difflib
 import json
-import math
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from typing import Any
 
 import fastjsonschema
@@ -36,11 +37,11 @@ def check(values: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
         if not _finite(value):
             raise UserError(f"params.yaml: {key}: found {_shown(value)}, expected finite numbers")
         try:
-            fastjsonschema.validate(properties[key], value)
+            _validator(properties[key])(value)
         except fastjsonschema.JsonSchemaValueException as error:
             raise UserError(f"params.yaml: {_mismatch(key, value, properties[key])}") from error
     try:
-        fastjsonschema.validate({"allOf": schema.get("allOf", [])}, dict(values))
+        _validator({"allOf": schema.get("allOf", [])})(dict(values))
     except fastjsonschema.JsonSchemaValueException as error:
         raise UserError(f"params.yaml: {_conflict(error, values)}") from error
     for first, second in schema.get("same_length", []):
@@ -52,6 +53,17 @@ def check(values: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
             )
 
 
+def _validator(schema: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """Compile a schema, each once: a sweep checks hundreds of combinations."""
+    return _compiled(json.dumps(schema))
+
+
+@cache
+def _compiled(schema: str) -> Callable[[Any], Any]:
+    validate: Callable[[Any], Any] = fastjsonschema.compile(json.loads(schema))
+    return validate
+
+
 def _mismatch(key: str, value: Any, schema: Mapping[str, Any]) -> str:
     """What is wrong with the value of one key by itself; of a mapping, with its first option that is wrong."""
     if isinstance(value, dict) and "properties" in schema:
@@ -61,7 +73,7 @@ def _mismatch(key: str, value: Any, schema: Mapping[str, Any]) -> str:
                 hint = _nearest(str(name), options) or f"; expected one of {_listed(options)}"
                 return f"{key}: unknown option `{name}`{hint}{_IF_NEW}"
             try:
-                fastjsonschema.validate(options[name], option)
+                _validator(options[name])(option)
             except fastjsonschema.JsonSchemaValueException:
                 return _mismatch(f"{key}.{name}", option, options[name])
     return f"{key}: {_problem(value, schema)}"
@@ -91,15 +103,17 @@ def _expected(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return f"a name such as {schema['enum'][0]}"
     if "items" in schema:
-        most = f" of at most {schema['maxItems']} items" if "maxItems" in schema else ""
-        return f"a list{most}, each {_expected(schema['items'])}"
+        least, most = schema.get("minItems"), schema.get("maxItems")
+        size = f" of {most} items" if least == most and most else f" of at most {most} items" if most else ""
+        return f"a list{size}, each {_expected(schema['items'])}"
     kind = {
         "integer": "a whole number",
         "number": "a number",
         "string": "a name",
         "null": "null",
         "object": "a mapping of options",
-    }.get(schema.get("type", ""), "a value")
+        "boolean": "true or false",
+    }.get(str(schema.get("type", "")), "a number or null" if isinstance(schema.get("type"), list) else "a value")
     limits = {
         "exclusiveMinimum": "above",
         "minimum": "of at least",
@@ -136,7 +150,7 @@ def _finite(value: Any) -> bool:
         return all(map(_finite, value.values()))
     if isinstance(value, list):
         return all(map(_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
+    return not isinstance(value, int | float) or abs(value) <= sys.float_info.max
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The parser of command lines, for the commands that take arguments."""
+"""The parser of command lines, for the commands that take arguments, and types of arguments."""
 
 import argparse
 from typing import NoReturn
@@ -15,3 +15,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; -h tells more")
+
+
+def documented(module: str, docstring: str) -> Parser:
+    """A parser whose help begins with the docstring of a module that is run with `python -m`."""
+    return Parser(
+        prog=f"python -m {module}", description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not (text.isascii() and text.isdecimal()) or not int(text):
+        raise argparse.ArgumentTypeError(f"found `{text}`, expected a whole number of at least 1")
+    return int(text)

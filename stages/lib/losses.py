@@ -29,6 +29,32 @@ OF_QUANTITIES: dict[str, type[nn.Module]] = {
 LOSSES = OF_CLASSES | OF_QUANTITIES
 EXCLUDED = {"self", "size_average", "reduce", "reduction", "ignore_index"}  # out of date, or ours to say
 BALANCED = "balanced"
+# The values of the options of torch.nn's losses, as JSON Schema; null is the loss's own default.
+NULL = {"type": "null"}
+OPTIONS: dict[str, Any] = {
+    "weight": {
+        "anyOf": [
+            NULL,
+            {"type": "string", "enum": [BALANCED]},
+            {"type": "array", "items": {"type": "number", "minimum": 0}},
+        ],
+        "description": "weight of each class",
+    },
+    "label_smoothing": {
+        "anyOf": [NULL, {"type": "number", "minimum": 0, "maximum": 1}],
+        "description": "share of the target that all classes get",
+    },
+    "margin": {"anyOf": [NULL, {"type": "number"}], "description": "margin between the classes' outputs"},
+    "p": {"anyOf": [NULL, {"type": "integer", "minimum": 1, "maximum": 2}], "description": "exponent"},
+    "delta": {
+        "anyOf": [NULL, {"type": "number", "exclusiveMinimum": 0}],
+        "description": "error from which on the loss is linear, in standard deviations",
+    },
+    "beta": {
+        "anyOf": [NULL, {"type": "number", "minimum": 0}],
+        "description": "error from which on the loss is linear, in standard deviations",
+    },
+}
 
 
 def options(name: str) -> set[str]:
@@ -38,7 +64,7 @@ def options(name: str) -> set[str]:
 
 def all_options() -> dict[str, Any]:
     """What `loss_args` of params.yaml may hold, as JSON Schema: the options of all losses."""
-    return {option: {} for option in sorted(set().union(*map(options, LOSSES)))}
+    return {option: OPTIONS.get(option, {}) for option in sorted(set().union(*map(options, LOSSES)))}
 
 
 def build(name: str, arguments: Mapping[str, Any], targets: Tensor, outputs: int) -> nn.Module:

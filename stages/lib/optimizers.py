@@ -22,6 +22,26 @@ OWN_PARAMETERS = {"lr", "weight_decay", "momentum"}
 FUSED = {"Adam", "AdamW", "Adagrad", "SGD"}
 EXCLUDED = {"self", "params", "maximize", "capturable", "differentiable"}
 
+# The values of the options that params.yaml lists, as JSON Schema; null is the optimizer's own default.
+NULL = {"type": "null"}
+SHARE = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
+SWITCH = {"anyOf": [NULL, {"type": "boolean"}], "description": "whether it is on"}
+OPTIONS: dict[str, Any] = {
+    "betas": {
+        "anyOf": [NULL, {"type": "array", "items": SHARE, "minItems": 2, "maxItems": 2}],
+        "description": "decay of the running averages, per step",
+    },
+    "eps": {
+        "anyOf": [NULL, {"type": "number", "minimum": 0}, {"type": "array", "items": {"type": ["number", "null"]}}],
+        "description": "added to the denominator; of Adafactor two numbers",
+    },
+    "amsgrad": SWITCH,
+    "alpha": {"anyOf": [NULL, {"type": "number", "minimum": 0}], "description": "decay of the average, per step"},
+    "centered": SWITCH,
+    "dampening": {"anyOf": [NULL, {"type": "number"}], "description": "share by which the momentum is dampened"},
+    "nesterov": SWITCH,
+}
+
 
 def options(name: str) -> set[str]:
     """The keyword arguments that an optimizer takes, `lr` and its like among them."""
@@ -30,7 +50,8 @@ def options(name: str) -> set[str]:
 
 def all_options() -> dict[str, Any]:
     """What `optimizer_args` of params.yaml may hold, as JSON Schema: the options of all optimizers."""
-    return {option: {} for option in sorted(set().union(*map(options, OPTIMIZERS)) - OWN_PARAMETERS)}
+    known = sorted(set().union(*map(options, OPTIMIZERS)) - OWN_PARAMETERS)
+    return {option: OPTIONS.get(option, {}) for option in known}
 
 
 def build(

@@ -20,16 +20,19 @@ def without_paper(drawing: np.ndarray, size: int) -> np.ndarray:
 
     Returns:
         (H, W) uint8: 255 where it is nearer to the lightest pixel than to the background, which is the median of the
-        edge, else 0; all 0 where the lightest pixel is too near to that.
+        edge, else 0.
 
     Raises:
-        ValueError: some of the edge is nearer to the lightest pixel: uneven light, the rim of a scan or the table
-            around the paper, and no box could be laid around the drawing alone.
+        ValueError: the lightest pixel is too near to the background; or some of the edge is nearer to the lightest
+            pixel: uneven light, the rim of a scan or the table around the paper, and no box could be laid around the
+            drawing alone.
     """
     border = edge(drawing[np.newaxis])
     background, lightest = float(np.median(border)), float(drawing.max())
     if lightest - background < ROOM:
-        return np.zeros_like(drawing)
+        raise ValueError(
+            f"nothing is drawn on it, or too faintly: no pixel is {ROOM:.0f} of 255 from the background or more"
+        )
     if background == 0 and (max(drawing.shape) <= size or _is_sharp(drawing)):
         return drawing
     middle = (background + lightest) / 2

@@ -57,8 +57,9 @@ def run(main: Callable[[], None], *, alone: bool = True, arguments: bool = False
     gc.freeze()  # what the imports left is there to stay
     gc.enable()
     code = 0
-    if sys.stdout is None:  # closed by who started this
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # of names that this terminal cannot show
