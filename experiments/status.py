@@ -20,6 +20,7 @@ LOCK = Path("dvc.lock")
 CARD = Path("reports/model_card.md")
 TOLD_OF = re.compile(r"^\| `(.+)` \| `([0-9a-f]{32})` \|$", re.MULTILINE)  # a file and its md5, in the card
 MOST_NAMED = 5
+NOT_FETCHED = ("deleted", "not in cache")  # in the words of `dvc status`
 
 
 def stale() -> list[str]:
@@ -42,7 +43,7 @@ def stale() -> list[str]:
         for path, how in _changes(entry)
         if not f"{path}/".startswith(data)
         and path != "params.yaml"  # of stage check; other stages name their keys
-        and not (how == "deleted" and _added(path) == recorded.get(path, ""))
+        and not (how in NOT_FETCHED and _added(path) == recorded.get(path, ""))
     ]
     # A stage that was not run again after the one before it.
     unfit = [
