@@ -56,8 +56,12 @@ def clone(base: Snapshot, folder: Path) -> None:
     output("git", "clone", "--quiet", "--shared", "--no-checkout", *options, ".", str(folder))
     output("git", "-C", str(folder), "checkout", "--quiet", "--detach", base.commit)
     output("git", "-C", str(folder), "restore", "--source", base.tree, "--staged", "--worktree", ".")
+    share_dvc(folder)
 
-    ours = Config(".dvc").read()
+
+def share_dvc(folder: Path) -> None:
+    """Let a clone, at an absolute path, use the DVC cache, the remotes and the credentials of this folder."""
+    ours = Config(".dvc").read()  # with absolute paths
     with Config(folder / ".dvc").edit("local") as config:
         merge(config, ours)
         config["cache"].setdefault("dir", os.path.abspath(".dvc/cache"))

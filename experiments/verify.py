@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.clone import share_dvc
 from experiments.comparison import paired
 from experiments.figures import flat
 from experiments.results import output
@@ -47,21 +49,22 @@ def main() -> None:
     mirror = os.environ.get("DATASET_MIRROR", "")
     if Path(mirror).is_dir():
         os.environ["DATASET_MIRROR"] = str(Path(mirror).resolve())
-    cache = output("dvc", "cache", "dir").strip()
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
         done = subprocess.run(["git", "clone", "--quiet", ".", clone], capture_output=True, text=True, check=False)
         if done.returncode:
             raise UserError(f"git clone: {done.stderr}")
+        if sources := output("git", "ls-files", "--", "*.dvc").splitlines():
+            share_dvc(clone)  # which runs every stage all the same
         with chdir(clone):
-            verify(cache)
+            verify(sources)
 
 
-def verify(cache: str) -> None:
+def verify(sources: Sequence[str] = ()) -> None:
     """Compare the commit in this folder with a run from nothing.
 
     Args:
-        cache: of the folder that this one was cloned from, in which sources of `dvc add` are looked for.
+        sources: the files of `dvc add` whose data have to be fetched first.
 
     Raises:
         UserError: it gives other results.
@@ -77,27 +80,14 @@ def verify(cache: str) -> None:
         raise UserError(
             f"reports/ contradict themselves: {named(wrong)}; run `dvc repro --force` and commit its results"
         )
-    fetch_sources(cache)
+    if sources:
+        output("dvc", "pull", *sources)
     if subprocess.run(["dvc", "repro", "--force"], check=False).returncode:
         raise UserError("`dvc repro --force` failed in a clone of the last commit, see above")
     files = subprocess.run(["git", "diff", "--name-only"], capture_output=True, text=True, check=True).stdout.split()
     print(f"verified: {comparison(committed, read_results(), files)}")
     if card_of_other_results():
         print(f"{CARD} is of other results; `make card` writes it anew")
-
-
-def fetch_sources(cache: str) -> None:
-    """Bring what `dvc add` has put under DVC, from a cache or from the remote.
-
-    Raises:
-        UserError: neither has it.
-    """
-    sources = output("git", "ls-files", "--", "*.dvc").split("\n")[:-1]
-    if not sources:
-        return
-    output("dvc", "config", "--local", "cache.dir", cache)
-    if subprocess.run(["dvc", "checkout", "--quiet", *sources], capture_output=True, check=False).returncode:
-        output("dvc", "pull", "--quiet", *sources)
 
 
 @dataclass(frozen=True)
