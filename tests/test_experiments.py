@@ -11,7 +11,7 @@ import yaml
 
 from experiments import sweep
 from experiments.grid import Combination, applied, combinations
-from experiments.results import DONE, OUTDATED, Result
+from experiments.results import DONE, OUTDATED, Result, sees_source
 from experiments.runner import Experiment
 from experiments.table import table
 from stages.lib.parameters import read
@@ -238,7 +238,7 @@ def test_a_sweep_that_is_interrupted_goes_on_where_it_was(project: Project) -> N
     assert scores == sorted(scores, reverse=True)
 
 
-def test_a_sweep_that_is_none(fresh: Project) -> None:
+def test_a_sweep_that_is_none(fresh: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def refusal(*arguments: str) -> str:
         lines, errors = run_sweep(fresh, *arguments, fails=True)
         assert lines == [], "nothing was begun"
@@ -260,6 +260,8 @@ def test_a_sweep_that_is_none(fresh: Project) -> None:
         unknown={"rl": [3]},
         kinds={"optimizer_args": [{"nesterov": True}]},
         twice={"lr": [0.1, 1e-1]},
+        overlap={"augmentation": [None], "augmentation.shift": [1]},
+        option={"epochs": [1], "loss_args.weight": ["balanced", "balancd"]},
         range={"epochs": [1], "lr": [0.01, -1]},
         pair={"hidden": [[8], [8, 8, 8]], "activation": [["relu"]]},
     )
@@ -267,8 +269,15 @@ def test_a_sweep_that_is_none(fresh: Project) -> None:
     assert "unknown: rl: no parameter of params.yaml" in refusal("unknown")
     assert "kinds: optimizer_args: found a mapping, expected numbers, names, lists, true, false" in refusal("kinds")
     assert "twice: lr=0.1 stands twice" in refusal("twice")
+    assert "overlap: augmentation and augmentation.shift: vary the mapping or one key of it" in refusal("overlap")
+    assert "loss_args.weight=balancd: loss_args.weight: unknown name `balancd`" in refusal("option")
     assert "range: epochs=1 lr=-1: lr: found -1, expected a number above 0" in refusal("range")
     assert 'pair: hidden=[8,8,8] activation=["relu"]: activation has 1 items and hidden has 3' in refusal("pair")
+    # Images that git does not know may have changed since: no experiment of theirs is taken as run already.
+    monkeypatch.chdir(fresh.root)
+    for source, seen in (("data/source", True), ("data/raw", False), (str(fresh.root.parent), False)):
+        assert sees_source({"dataset": "folder", "source": source}) == seen
+    assert sees_source({"dataset": "mnist", "source": "data/raw"})
     (fresh.root / "experiments/sweeps.yaml").write_text("")
     assert "experiments/sweeps.yaml: found nothing, expected lines of" in refusal("odd")
     assert not (fresh.root / ".state/sweep").exists()
