@@ -33,6 +33,7 @@ DRIVER = shutil.which("chromedriver")
 RUNTIME = ROOT / "demo/node_modules/onnxruntime-web"  # which `make test` fetches, where npm is
 STARTED: list[subprocess.Popen[bytes]] = []  # by the test under way
 OURS = ("DATASET_MIRROR", "DEVICE", "LOADER_WORKERS", "PIPELINE_DEBUG", "TORCHRUN")
+OF_MAKE = ("BASE", "IMAGES", "INVERT", "JOBS", "NAME", "PART", "PLACE")  # which the Makefile takes from the environment
 
 
 def environment() -> dict[str, str]:
@@ -42,7 +43,7 @@ def environment() -> dict[str, str]:
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     who = {f"GIT_{role}_{part}": "test@example.com" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
-    for name in OURS:
+    for name in OURS + OF_MAKE:
         kept.pop(name, None)
     nobody = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "none", "AWS_SHARED_CREDENTIALS_FILE": "none"}
     return kept | who | nobody | {"PATH": path, "GIT_CONFIG_GLOBAL": os.devnull}
