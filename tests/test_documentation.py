@@ -5,7 +5,6 @@ differs from run to run and from processor to processor: names of experiments, h
 line that has decimals. A line of three dots stands for any number of lines, and a command without output for any.
 """
 
-import os
 import re
 import subprocess
 import sys
@@ -216,8 +215,6 @@ def test_the_pages_as_a_reader_runs_them(fresh: Project, tmp_path: Path, part: i
                 continue
             actual = EXPERIMENT.sub(lambda match: names.get(match[0], match[0]), command)
             code, printed = shell.run(actual)
-            if "PAGES_PRINT" in os.environ:
-                print(f"$ {command}", *printed, sep="\n", flush=True)
             shown = [line for line in shown if not line.startswith("Install")]
             problem = differences(shown, printed, names) if shown else ""
             if (code != 0) != any(map(FAILS.search, shown)):

@@ -1,6 +1,7 @@
 """The parser of command lines, for the commands that take arguments, and types of arguments."""
 
 import argparse
+from pathlib import Path
 from typing import NoReturn
 
 from stages.lib.stage import UserError
@@ -22,6 +23,13 @@ def documented(module: str, docstring: str) -> Parser:
     return Parser(
         prog=f"python -m {module}", description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def new_folder(text: str) -> Path:
+    """The path of a folder that is to be written, and not there yet."""
+    if Path(text).exists():
+        raise argparse.ArgumentTypeError(f"{text} exists, expected the name of a folder that is not there yet")
+    return Path(text)
 
 
 def positive(text: str) -> int:
