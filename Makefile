@@ -48,16 +48,16 @@ repro: $(INSTALLED)
 	@$(BIN)/dvc repro
 
 predict: $(INSTALLED)
-	@$(BIN)/python -m stages.predict --invert "$$INVERT" $(if $(filter-out no 0 false,$(PLACE)),--place) -- "$$IMAGES"
+	@$(BIN)/python -m commands.predict --invert "$$INVERT" $(if $(filter-out no 0 false,$(PLACE)),--place) -- "$$IMAGES"
 
 card: $(INSTALLED)
-	@$(BIN)/python -m stages.card
+	@$(BIN)/python -m commands.card
 
 export: $(INSTALLED)
-	@$(BIN)/python -m stages.export
+	@$(BIN)/python -m commands.export
 
 demo: $(RUNTIME) export
-	@$(BIN)/python -m stages.demo
+	@$(BIN)/python -m commands.demo
 
 test: $(INSTALLED)
 	@! command -v npm > /dev/null || $(MAKE) --silent $(RUNTIME) || echo 'Without the tests in a browser.'
@@ -94,7 +94,7 @@ check: $(INSTALLED)
 	@$(BIN)/zizmor --offline --quiet --no-progress .github/workflows
 
 schema: $(INSTALLED)
-	@$(BIN)/python -m stages.schema
+	@$(BIN)/python -m commands.schema
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile

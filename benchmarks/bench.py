@@ -6,6 +6,8 @@ Out: benchmarks/results.md and benchmarks/results.svg. Everything that is compar
 medians are of ROUNDS rounds, and the ratio is what counts: seconds are of one machine on one day.
 """
 
+from stages.lib.core.process import run
+
 import json
 import os
 import platform
@@ -26,9 +28,8 @@ from tqdm import tqdm
 
 from benchmarks import steps
 from benchmarks.timing import Measured, refuse_a_loaded_machine, seconds_of, take_turns
-from stages.lib import tensors
-from stages.lib.files import replacing, write_text
-from stages.lib.stage import run
+from stages.lib.core.files import replacing, write_text
+from stages.lib.model import tensors
 
 HERE = Path(__file__).parent
 ROUNDS = 5

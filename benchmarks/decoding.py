@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from benchmarks.timing import refuse_a_loaded_machine, take_turns
-from stages.lib.pixels import decode_all
-from stages.lib.raw import Raw
+from stages.lib.datasets.raw import Raw
+from stages.lib.preprocessing.decoding import decode_all
 
 NUMBER, SIZE, ROUNDS = 2000, 224, 5
 

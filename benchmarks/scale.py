@@ -9,6 +9,8 @@ process, an epoch of training with batches of 1,024, of the large images 128. Me
 the process, less that of a process that imports the stage and does nothing. Out: benchmarks/scale.md and scale.svg.
 """
 
+from stages.lib.core.process import run
+
 import os
 import subprocess
 import sys
@@ -22,8 +24,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from stages.lib.files import replacing, write_text
-from stages.lib.stage import STATE, run
+from stages.lib.core.files import STATE, replacing, write_text
 
 HERE = Path(__file__).parent
 STAGES = ("download", "normalize", "cache", "train", "evaluate")

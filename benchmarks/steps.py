@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Measured, per_call, take_turns
-from stages.lib import augmentation, checkpoint, compute, networks, optimizers, tensors, training
-from stages.lib.batches import ShuffledBatches
+from stages.lib.model import compute, networks, tensors
+from stages.lib.training import augmentation, checkpoint, loop, optimizers
+from stages.lib.training.batches import ShuffledBatches
 
 HIDDEN = [96, 256]
 MEMORY = 1 << 28  # bytes of images
@@ -35,13 +36,13 @@ def parts_of_a_step(batch_size: int, rounds: int) -> dict[str, Measured]:
             if number:
                 outputs[number] @ weights[number]
 
-    training.train_step(network, loss, optimizer, images, targets, None)  # which leaves gradients
+    loop.train_step(network, loss, optimizer, images, targets, None)  # which leaves gradients
     step = optimizers.step_of(optimizer)
     peer = MLPClassifier(HIDDEN, batch_size=batch_size, solver="adam", activation="tanh", alpha=0.0)
     rows, numbers = images.flatten(1).numpy(), targets.numpy()
     peer.partial_fit(rows, numbers, classes=range(10))
     timed: dict[str, Callable[[], float]] = {
-        "ours": per_call(lambda: training.train_step(network, loss, optimizer, images, targets, None), 300),
+        "ours": per_call(lambda: loop.train_step(network, loss, optimizer, images, targets, None), 300),
         "matrix products": per_call(products, 300),
         "optimizer": per_call(lambda: step(lambda: 0.0), 300),
         "scikit-learn": per_call(lambda: peer.partial_fit(rows, numbers), 300),
@@ -62,7 +63,7 @@ def feeding(path: Path, batch_size: int, rounds: int) -> dict[str, Measured]:
 
     def some(source: Iterator[tuple[Tensor, Tensor]]) -> float:
         started = time.perf_counter()
-        training.train_epoch(
+        loop.train_epoch(
             network,
             loss,
             optimizer,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
 
 MOST_LOAD = 0.5  # processes that are running or waiting, over the last minute
 

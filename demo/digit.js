@@ -25,7 +25,7 @@ function weightsOf(from, to) {
 
 /**
  * Resize one channel by the triangle filter, as wide as a new pixel where the image shrinks. In whole numbers, as Pillow
- * does: its resize(..., BILINEAR), which stages/lib/placing.py calls for one axis after the other, gives the same pixels.
+ * does: its resize(..., BILINEAR), which commands/lib/placing.py calls for one axis after the other, gives the same pixels.
  * From torch's interpolate(mode="bilinear", antialias=True), by which the project resizes files, few pixels differ, by 1.
  */
 export function resized(image, width, height) {
@@ -48,7 +48,7 @@ export function resized(image, width, height) {
   return { pixels, width, height };
 }
 
-/** Resize the shorter side to `size` and cut out the centre: stages/lib/geometry.py. */
+/** Resize the shorter side to `size` and cut out the centre: stages/lib/preprocessing/geometry.py. */
 export function fitted(image, size) {
   if (image.width === size && image.height === size) return image;
   const scale = size / Math.min(image.width, image.height);
@@ -63,7 +63,7 @@ export function fitted(image, size) {
  * Source: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-Based Learning Applied to Document Recognition",
  * Proceedings of the IEEE 86 (1998), section III.A; and the page of the MNIST database.
  *
- * stages/lib/placing.py is the same rule, and gives the same pixels.
+ * commands/lib/placing.py is the same rule, and gives the same pixels.
  *
  * @param drawing light ink on 0
  * @returns an image of size x size, or null where there is no ink, or too little to be left at this size
@@ -99,7 +99,7 @@ export function grey(red, green, blue) {
   return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
 }
 
-/** Whether the background, of which half of the pixels at the edge are or more, is light: stages/lib/backgrounds.py. */
+/** Whether the background, of which half of the pixels at the edge are or more, is light: commands/lib/backgrounds.py. */
 export function onLight(channels) {
   const edge = [];
   for (const { pixels, width, height } of channels) {

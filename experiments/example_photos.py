@@ -6,15 +6,17 @@ In:  the photographs that the package scikit-learn ships, of a temple and of a f
 Out: FOLDER/flower/ and FOLDER/temple/ with 300 images each, and FOLDER/README.txt, which is no image.
 """
 
+from stages.lib.core.process import run
+
 import importlib.util
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from stages.lib.command_line import documented, new_folder
-from stages.lib.files import replacing_folder
-from stages.lib.stage import UserError, run
+from commands.lib.command_line import documented, new_folder
+from stages.lib.core.errors import UserError
+from stages.lib.core.files import replacing_folder
 
 CLASSES = {"flower": "flower.jpg", "temple": "china.jpg"}
 PIECES = 300  # of each photograph

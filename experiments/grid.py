@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.layout import assignments
-from stages.lib.parameters import PARAMETERS, check_all, read
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
+from stages.lib.core.parameters import PARAMETERS, check_all, read
 
 SWEEPS = Path("experiments/sweeps.yaml")
 

@@ -9,12 +9,14 @@ Out: .dvc/plots/offline.html, for `dvc plots show` and `dvc plots diff`, once as
      .dvc/plots/offline.html`, or always after `dvc config --local plots.html_template plots/offline.html`.
 """
 
+from stages.lib.core.process import run
+
 from pathlib import Path
 
 from dvc_render.html import PAGE_HTML
 
-from stages.lib.files import write_text
-from stages.lib.stage import UserError, run
+from stages.lib.core.errors import UserError
+from stages.lib.core.files import write_text
 
 TEMPLATE = Path(".dvc/plots/offline.html")
 # DVC's page calls this for each plot, with an empty specification for a file without rows, such as reports/classes.csv

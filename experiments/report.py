@@ -7,6 +7,8 @@ In:  params.yaml, dvc.lock and reports/ of the working tree, and the same files 
 Out: report.md, also printed: Markdown, with its pictures as text that GitHub draws (Mermaid), so that one file is all.
 """
 
+from stages.lib.core.process import run
+
 import io
 import json
 import subprocess
@@ -20,13 +22,13 @@ import numpy as np
 import pandas as pd
 from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 
+from commands.lib.command_line import documented
+from commands.lib.markdown import row, table_of
 from experiments.comparison import paired, paired_errors
 from experiments.figures import flat
-from experiments.status import CARD, card_of_other_results, named, stale
-from stages.lib.command_line import documented
-from stages.lib.files import write_text
-from stages.lib.markdown import row, table_of
-from stages.lib.stage import UserError, reason, run
+from experiments.status import CARD, card_of_other_results, shortened_list, stale
+from stages.lib.core.errors import UserError, reason
+from stages.lib.core.files import write_text
 
 REPORT = Path("report.md")
 METRICS, SUMMARY = "reports/metrics.json", "reports/train.json"
@@ -198,7 +200,7 @@ def out_of_date() -> str:
     if not (changed := stale()):
         return ""
     return (
-        f"> **Out of date:** what follows was measured before the last change of {named(changed)}. "
+        f"> **Out of date:** what follows was measured before the last change of {shortened_list(changed)}. "
         "Run `make repro`, and commit dvc.lock and reports/."
     )
 

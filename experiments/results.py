@@ -10,9 +10,9 @@ from typing import Any
 from dvc.utils.serialize import parse_yaml
 
 from experiments.figures import flat
-from stages.lib.datasets import DATASETS, Own
-from stages.lib.parameters import PARAMETERS
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
+from stages.lib.core.parameters import PARAMETERS
+from stages.lib.datasets.table import DATASETS, Own
 
 LOCK = "dvc.lock"
 TRAINING = "reports/train.json"

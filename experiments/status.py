@@ -14,7 +14,7 @@ from typing import Any
 
 from dvc.utils.serialize import parse_yaml
 
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
 
 LOCK = Path("dvc.lock")
 CARD = Path("reports/model_card.md")
@@ -65,7 +65,7 @@ def card_of_other_results() -> bool:
     return any(made.get(path) != md5 for path, md5 in told.items())
 
 
-def named(changed: list[str]) -> str:
+def shortened_list(changed: list[str]) -> str:
     """The first few of them, in one line."""
     more = len(changed) - MOST_NAMED
     return ", ".join(changed[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -15,6 +15,8 @@ The table is sorted by the score on val: accuracy, of a regression R2. The test 
 not judge it any more. Settings that differ in `seed` alone share a line, with mean and standard deviation.
 """
 
+from stages.lib.core.process import run
+
 import argparse
 import re
 import signal
@@ -24,15 +26,15 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 
+from commands.lib.command_line import documented, positive
 from experiments.clone import Snapshot, snapshot
 from experiments.grid import Combination, applied, combinations
 from experiments.layout import aligned, as_text, assignments, score_text
 from experiments.results import DONE, SCORES, differing, load, same_code, sees_source
 from experiments.runner import Experiment, run_all
-from experiments.status import named
-from stages.lib.command_line import documented, positive
-from stages.lib.parameters import PARAMETERS, read
-from stages.lib.stage import UserError, run
+from experiments.status import shortened_list
+from stages.lib.core.errors import UserError
+from stages.lib.core.parameters import PARAMETERS, read
 
 
 def main() -> None:
@@ -45,7 +47,7 @@ def main() -> None:
     base = snapshot()
     done = reusable(chosen, parameters, base)
     waiting = {number: combination for number, combination in chosen.items() if number not in done}
-    changes = f" with uncommitted changes ({named(base.changed)})" if base.changed else ""
+    changes = f" with uncommitted changes ({shortened_list(base.changed)})" if base.changed else ""
     reused = f": {len(done)} already run, {len(waiting)} to run" if done else ""
     print(f"{options.name}: {len(chosen)} experiments of {base.commit[:7]}{changes}{reused}", flush=True)
 

@@ -7,14 +7,15 @@ val and test, and the parameters that differ from the commit's. The rows are sor
 test split would spend it.
 """
 
+from stages.lib.core.process import run
+
 import textwrap
 from dataclasses import replace
 
 from experiments.layout import aligned, assignments, score_text
 from experiments.results import OUTDATED, SCORES, TEST, TRAINING, Result, differing, load, output, same_code
 from experiments.status import stale
-from stages.lib.parameters import PARAMETERS
-from stages.lib.stage import run
+from stages.lib.core.parameters import PARAMETERS
 
 WIDTH = 80
 LEAST_ROOM = 16  # characters for the parameters, however long a name is
@@ -60,4 +61,4 @@ def table(results: list[Result], changes: dict[str, list[str]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(main, alone=False)
+    run(main, lock=False)

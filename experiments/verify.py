@@ -13,6 +13,8 @@ seed: at lr 0.01 the default model had accuracies from 0.876 to 0.911 with six k
 with five seeds. So no narrow tolerance holds. There a run from nothing only shows a figure that is grossly wrong.
 """
 
+from stages.lib.core.process import run
+
 import json
 import os
 import subprocess
@@ -30,9 +32,9 @@ from experiments.clone import share_dvc
 from experiments.comparison import paired
 from experiments.figures import flat
 from experiments.results import output
-from experiments.status import CARD, card_of_other_results, named, stale
-from stages.lib.parameters import StageParameters, load
-from stages.lib.stage import UserError, run
+from experiments.status import CARD, card_of_other_results, shortened_list, stale
+from stages.lib.core.errors import UserError
+from stages.lib.core.parameters import StageParameters, load
 
 METRICS = Path("reports/metrics.json")
 SUMMARY = Path("reports/train.json")
@@ -72,13 +74,13 @@ def verify(sources: Sequence[str] = ()) -> None:
     load(StageParameters)  # the whole of params.yaml is checked before anything else is said of it
     if changed := stale():
         raise UserError(
-            f"dvc.lock and reports/ are of another state than the commit, changed since: {named(changed)}; "
+            f"dvc.lock and reports/ are of another state than the commit, changed since: {shortened_list(changed)}; "
             "run `make repro`, then commit dvc.lock and reports/ together with the change"
         )
     committed = read_results()
     if wrong := contradictions(committed):
         raise UserError(
-            f"reports/ contradict themselves: {named(wrong)}; run `dvc repro --force` and commit its results"
+            f"reports/ contradict themselves: {shortened_list(wrong)}; run `dvc repro --force` and commit its results"
         )
     if sources:
         output("dvc", "pull", *sources)
@@ -169,7 +171,7 @@ def comparison(committed: Results, rerun: Results, files: list[str]) -> str:
     if committed.processor == rerun.processor:
         raise UserError(
             "a run from nothing gives other results than the commit, on the same kind of processor: "
-            f"{named(different)}; run `dvc repro --force` and commit what it gives"
+            f"{shortened_list(different)}; run `dvc repro --force` and commit what it gives"
         )
     rows = ["index", "actual"]
     if not committed.predictions[rows].equals(rerun.predictions[rows]):
@@ -177,12 +179,13 @@ def comparison(committed: Results, rerun: Results, files: list[str]) -> str:
     kinds = f"made on {committed.processor}, verified on {rerun.processor}, which rounds differently"
     if gross := gross_differences(committed.predictions, rerun.predictions):
         raise UserError(
-            f"a run from nothing gives other results than the commit, by more than rounding explains: {named(gross)} "
+            "a run from nothing gives other results than the commit, by more than rounding explains: "
+            f"{shortened_list(gross)} "
             f"({kinds}); check that the commit has all that changed; if it has, a lower lr or a longer warmup makes "
             "this training less sensitive to rounding"
         )
     before, after = figures_of(committed.predictions), figures_of(rerun.predictions)
-    moved = named([f"{name} {before[name]:.4g} is {after[name]:.4g}" for name in before])
+    moved = shortened_list([f"{name} {before[name]:.4g} is {after[name]:.4g}" for name in before])
     return (
         f"not to the last bit, but no figure contradicts this commit: {moved} ({kinds}); run it on the first kind to "
         "verify every bit"

@@ -7,18 +7,16 @@ Out: data/tensors/{train,val,test}/, the same ready for training: standardized, 
      take a fourth of the room and are standardized when they are used. Those bytes DVC stores once for both stages.
 """
 
-from stages.lib.stage import run
-
-# isort: split
+from stages.lib.core.process import run
 
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
-from stages.lib import shards
-from stages.lib.files import replacing_folder
-from stages.lib.parameters import StageParameters, load
+from stages.lib.core.files import replacing_folder
+from stages.lib.core.parameters import StageParameters, load
+from stages.lib.splits import shards
 
 NORMALIZED = Path("data/normalized")
 TENSORS = Path("data/tensors")

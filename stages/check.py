@@ -8,14 +8,13 @@ DVC removes a stage's outputs before it runs the stage. So a bad value has to be
 then data, models and reports stay as they are.
 """
 
-from stages.lib.stage import UserError, run
-
-# isort: split
+from stages.lib.core.process import run
 
 from pathlib import Path
 
-from stages.lib.files import write_text
-from stages.lib.parameters import PARAMETERS, let_git_see_the_change, read_checked
+from stages.lib.core.errors import UserError
+from stages.lib.core.files import write_text
+from stages.lib.core.parameters import PARAMETERS, let_git_see_the_change, read_checked
 
 CHECKED = Path("data/checked")
 

@@ -11,9 +11,7 @@ until all is there, its files live in .state/download/. A folder of one's own of
 the archives of ImageNet, which have to be in `DATASET_MIRROR` already.
 """
 
-from stages.lib.stage import STATE, UserError, run
-
-# isort: split
+from stages.lib.core.process import run
 
 import hashlib
 import importlib.util
@@ -22,12 +20,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from stages.lib.datasets import DATASETS, File, Idx, ImageNet, Own, Packaged, Torchvision
-from stages.lib.files import replacing_folder
-from stages.lib.mirrors import RemoteFile, fetch
-from stages.lib.parameters import StageParameters, load
-from stages.lib.raw import FILES, MIRROR, mirror, write_manifest
-from stages.lib.sources import bring, files_below
+from stages.lib.core.errors import UserError
+from stages.lib.core.files import STATE, replacing_folder
+from stages.lib.core.parameters import StageParameters, load
+from stages.lib.datasets.raw import FILES, MIRROR, mirror, write_manifest
+from stages.lib.datasets.table import DATASETS, File, Idx, ImageNet, Own, Packaged, Torchvision
+from stages.lib.fetching.mirrors import RemoteFile, fetch
+from stages.lib.fetching.sources import bring, files_below
 
 RAW = Path("data/raw")
 DVC_CACHE = Path(".dvc/cache/files/md5")  # what DVC keeps of earlier runs, each file under its md5
@@ -39,7 +38,7 @@ class Parameters(StageParameters):
 
     dataset: str = Field(
         default="mnist-5k",
-        description="name of the data set, from the table in stages/lib/datasets.py",
+        description="name of the data set, from the table in stages/lib/datasets/table.py",
         json_schema_extra={"enum": list(DATASETS)},
     )
     source: str = Field(

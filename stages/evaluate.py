@@ -7,9 +7,7 @@ Out: reports/metrics.json, reports/predictions.csv (a row per test image), repor
      reports/classes.csv (a row per class), reports/calibration.csv, reports/mistakes.png (the worst errors).
 """
 
-from stages.lib.stage import UserError, run
-
-# isort: split
+from stages.lib.core.process import run
 
 import json
 from collections.abc import Callable, Iterable
@@ -20,13 +18,15 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from stages.lib import classification, compute, model_file, processes, regression, tensors
-from stages.lib.description import DataDescription
-from stages.lib.files import replacing, write_table, write_text
-from stages.lib.inference import outputs_of
-from stages.lib.judgement import Judgement
-from stages.lib.parameters import StageParameters, load
-from stages.lib.pictures import mistakes_sheet
+from stages.lib.core.errors import UserError
+from stages.lib.core.files import replacing, write_table, write_text
+from stages.lib.core.parameters import StageParameters, load
+from stages.lib.model import compute, distributed, model_file, tensors
+from stages.lib.model.inference import outputs_of
+from stages.lib.reporting import classification, regression
+from stages.lib.reporting.evaluation import Judgement
+from stages.lib.reporting.pictures import mistakes_sheet
+from stages.lib.splits.description import DataDescription
 
 TEST = Path("data/tensors/test")
 REPORTS = Path("reports")
@@ -42,9 +42,9 @@ class Parameters(StageParameters):
 def main() -> None:
     parameters = load(Parameters)
     network, model = model_file.load(model_file.MODEL)
-    if not processes.launched("evaluate", model.threads):
+    if not distributed.launched("evaluate", model.threads):
         device = compute.prepare(model.threads)
-        with processes.joined(device) as group:
+        with distributed.joined(device) as group:
             evaluate(parameters, network.to(device), model, device, group)
 
 
@@ -53,7 +53,7 @@ def evaluate(
     network: torch.nn.Module,
     model: model_file.ModelDescription,
     device: torch.device,
-    group: processes.Group,
+    group: distributed.Group,
 ) -> None:
     """The whole of it, in one process, or in one of a group that has divided the test images among itself."""
     # --- What the model says about every test row, and how good that is ---

@@ -10,9 +10,7 @@ Images are read once, a block at a time, however many there are. An official tes
 each class is divided by `test_fraction` and `val_fraction`.
 """
 
-from stages.lib.stage import UserError, run
-
-# isort: split
+from stages.lib.core.process import run
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,14 +19,16 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from stages.lib import duplicates, geometry, readers, split, statistics
-from stages.lib.description import DataDescription, Quantity
-from stages.lib.files import replacing_folder
-from stages.lib.labels import CLASSIFICATION, TASKS
-from stages.lib.parameters import StageParameters, load
-from stages.lib.raw import read_manifest
-from stages.lib.readers import Part
-from stages.lib.shards import SPLITS, Writer
+from stages.lib.core.errors import UserError
+from stages.lib.core.files import replacing_folder
+from stages.lib.core.parameters import StageParameters, load
+from stages.lib.datasets import readers
+from stages.lib.datasets.labels import CLASSIFICATION, TASKS
+from stages.lib.datasets.raw import read_manifest
+from stages.lib.datasets.readers import Part
+from stages.lib.preprocessing import duplicates, geometry, pixel_statistics, splitting
+from stages.lib.splits.description import DataDescription, Quantity
+from stages.lib.splits.shards import SPLITS, Writer
 
 RAW = Path("data/raw")
 NORMALIZED = Path("data/normalized")
@@ -93,11 +93,11 @@ def main() -> None:
                 writers[name].append(images, part.targets[rows], part.index[rows], files)
                 digests[name][rows] = duplicates.digests(images)
                 if name == "train":
-                    counts += statistics.count_values(images)
+                    counts += pixel_statistics.count_values(images)
             duplicates_left = tell_of_duplicates(digests)
 
             # --- Statistics of train, of it alone ---
-            mean, std = statistics.mean_and_std(counts)
+            mean, std = pixel_statistics.mean_and_std(counts)
             if not all(std):
                 raise UserError(
                     f"{RAW}: the training pixels of a channel are all the same; there is nothing to learn from"
@@ -127,9 +127,9 @@ def divided(parts: Mapping[str, Part], classes: Sequence[str], parameters: Param
     fractions = fractions_drawn(parts, parameters)
     numbers = rest.targets if classes else np.zeros(len(rest.targets), np.int64)
     if rest.groups is not None and fractions:
-        rows = split.grouped(numbers, rest.groups, fractions, seed=parameters.split_seed)
+        rows = splitting.grouped(numbers, rest.groups, fractions, seed=parameters.split_seed)
     else:
-        rows = split.stratified(numbers, fractions, seed=parameters.split_seed, names=classes or ["image"])
+        rows = splitting.stratified(numbers, fractions, seed=parameters.split_seed, names=classes or ["image"])
     return {name: rest.take(own) for name, own in rows.items()} | official
 
 
@@ -203,7 +203,7 @@ def quantities(targets: np.ndarray, names: Sequence[str]) -> list[Quantity]:
         if values.min() == values.max():
             raise UserError(f"{RAW}: {name} is {values[0]:g} in every training row; there is nothing to learn from")
         try:
-            mean, std = statistics.mean_and_std_of_reals(values)
+            mean, std = pixel_statistics.mean_and_std_of_reals(values)
         except OverflowError:
             mean, std = math.inf, math.inf
         if not (math.isfinite(mean) and 0 < std < math.inf):

@@ -9,9 +9,7 @@ An interrupted training goes on from its last saved step, and ends with the bits
 behind every epoch, once a minute, and when SIGINT or SIGTERM ends it.
 """
 
-from stages.lib.stage import UserError, reason, run, signals_held
-
-# isort: split
+from stages.lib.core.process import defer_signals, run
 
 import json
 from dataclasses import replace
@@ -22,24 +20,13 @@ from typing import Annotated, Any
 import torch
 from pydantic import AfterValidator, Field
 
-from stages.lib import (
-    augmentation,
-    checkpoint,
-    compute,
-    losses,
-    model_file,
-    networks,
-    optimizers,
-    pretrained,
-    processes,
-    tasks,
-    tensors,
-    training,
-)
-from stages.lib.batches import ShuffledBatches, derived_seed, loader
-from stages.lib.files import write_table, write_text
-from stages.lib.parameters import StageParameters, load, without
-from stages.lib.schedules import SCHEDULES, learning_rate
+from stages.lib.core.errors import UserError, reason
+from stages.lib.core.files import write_table, write_text
+from stages.lib.core.parameters import StageParameters, load, without
+from stages.lib.model import compute, distributed, model_file, networks, tasks, tensors
+from stages.lib.training import augmentation, checkpoint, loop, losses, optimizers, pretrained
+from stages.lib.training.batches import ShuffledBatches, derived_seed, loader
+from stages.lib.training.schedules import SCHEDULES, learning_rate
 
 TRAIN = Path("data/tensors/train")
 VAL = Path("data/tensors/val")
@@ -53,7 +40,7 @@ class Parameters(StageParameters):
 
     model: str = Field(
         default="mlp",
-        description="the network: of stages/lib/networks.py, or of torchvision",
+        description="the network: of stages/lib/model/networks.py, or of torchvision",
         json_schema_extra={"enum": [*networks.NAMES]},
     )
     weights: dict[str, str] | None = Field(
@@ -87,7 +74,7 @@ class Parameters(StageParameters):
     )
     loss: str = Field(
         default="CrossEntropyLoss",
-        description="loss of torch.nn, or of stages/lib/losses.py",
+        description="loss of torch.nn, or of stages/lib/training/losses.py",
         json_schema_extra={"enum": [*losses.LOSSES]},
     )
     loss_args: Annotated[dict[str, Any], AfterValidator(without(None))] = Field(
@@ -145,13 +132,13 @@ class Parameters(StageParameters):
 
 def main() -> None:
     parameters = load(Parameters)
-    if not processes.launched("train", parameters.threads):
+    if not distributed.launched("train", parameters.threads):
         device = compute.prepare(parameters.threads)
-        with processes.joined(device) as group:
+        with distributed.joined(device) as group:
             train(parameters, device, group)
 
 
-def train(parameters: Parameters, device: torch.device, group: processes.Group) -> None:
+def train(parameters: Parameters, device: torch.device, group: distributed.Group) -> None:
     """The whole of it, in one process, or in one of a group that has divided every batch among itself."""
     if group.size > 1 and parameters.optimizer == "LBFGS":
         raise UserError("params.yaml: optimizer: LBFGS trains in one process only: each would search a way of its own")
@@ -179,7 +166,7 @@ def train(parameters: Parameters, device: torch.device, group: processes.Group) 
         momentum=parameters.momentum,
         arguments=parameters.optimizer_args,
     )
-    training.refuse_a_lonely_image(network, len(train), parameters.batch_size)
+    loop.refuse_a_lonely_image(network, len(train), parameters.batch_size)
     order = ShuffledBatches(
         tensors.on_device(train, device), parameters.batch_size, seed=parameters.seed, memory=memory, share=group.share
     )
@@ -215,7 +202,7 @@ def train(parameters: Parameters, device: torch.device, group: processes.Group) 
             done = len(progress.rows)
             order.begin(done, progress.step)
             steps = range(done * len(order) + progress.step, (done + 1) * len(order))
-            training.train_epoch(
+            loop.train_epoch(
                 parallel,
                 loss_function,
                 optimizer,
@@ -231,8 +218,8 @@ def train(parameters: Parameters, device: torch.device, group: processes.Group) 
                 group=group,
             )
             rate = rate_of(steps.stop - 1)
-            val_loss, val_score = training.validate(network, loss_function, val, device, group)
-            training.refuse_if_not_finite(val_loss, f"val loss became {val_loss} behind epoch {done + 1}", rate)
+            val_loss, val_score = loop.validate(network, loss_function, val, device, group)
+            loop.refuse_if_not_finite(val_loss, f"val loss became {val_loss} behind epoch {done + 1}", rate)
             row: dict[str, float] = {
                 "epoch": done + 1,
                 "train_loss": progress.loss_sum / len(train),
@@ -241,7 +228,7 @@ def train(parameters: Parameters, device: torch.device, group: processes.Group) 
                 "val_score": val_score,
                 "lr": rate,
             }
-            with signals_held():
+            with defer_signals():
                 progress.finish_epoch(row, network)
             save()
             print(

@@ -39,23 +39,17 @@ from dvc.utils.serialize import parse_yaml
 from PIL import Image
 
 from stages import cache, download, evaluate, normalize, train
-from stages.lib import (
-    checkpoint,
-    model_file,
-    parameters,
-    pixels,
-    pretrained,
-    raw,
-    readers,
-    shards,
-    tables,
-    tensors,
-)
-from stages.lib.archives import ArchiveError, unpack
-from stages.lib.datasets import DATASETS, Packaged
-from stages.lib.description import DataDescription
-from stages.lib.sealed import seal, unseal
-from stages.lib.stage import UserError
+from stages.lib.core import parameters
+from stages.lib.core.errors import UserError
+from stages.lib.core.sealed import seal, unseal
+from stages.lib.datasets import raw, readers, tables
+from stages.lib.datasets.archives import ArchiveError, unpack
+from stages.lib.datasets.table import DATASETS, Packaged
+from stages.lib.model import model_file, tensors
+from stages.lib.preprocessing import decoding
+from stages.lib.splits import shards
+from stages.lib.splits.description import DataDescription
+from stages.lib.training import checkpoint, pretrained
 from tests.conftest import ROOT, default_parameters
 
 SECONDS = 20  # for one input; then the process is ended, with a traceback
@@ -136,7 +130,7 @@ def read_csv() -> Any:
 def read_image() -> Any:
     (path,) = Path("images").iterdir()
     try:
-        return pixels.decode(path.read_bytes(), 4)[0].shape
+        return decoding.decode(path.read_bytes(), 4)[0].shape
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
 

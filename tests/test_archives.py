@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib.archives import ArchiveError, unpack
+from stages.lib.datasets.archives import ArchiveError, unpack
 
 
 def tar(path: Path, *members: tarfile.TarInfo) -> Path:

@@ -15,7 +15,7 @@ import scipy.io
 import torchvision
 
 from stages import download
-from stages.lib import readers
+from stages.lib.datasets import readers
 from tests.test_download import choose, idx, published, read
 
 ROWS = {"train": 30, "test": 20}

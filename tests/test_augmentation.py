@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from stages.lib import augmentation
+from stages.lib.training import augmentation
 
 ROWS = 400
 TARGETS = torch.arange(ROWS) % 10

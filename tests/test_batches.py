@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib import batches, shards, tensors
-from stages.lib.batches import ShuffledBatches, loader
-from stages.lib.description import DataDescription
-from stages.lib.stage import UserError
-from stages.lib.tensors import Split
+from stages.lib.core.errors import UserError
+from stages.lib.model import tensors
+from stages.lib.model.tensors import Split
+from stages.lib.splits import shards
+from stages.lib.splits.description import DataDescription
+from stages.lib.training import batches
+from stages.lib.training.batches import ShuffledBatches, loader
 
 DESCRIPTION = DataDescription(dataset="made up", classes=["a", "b"], shape=(1, 1, 1), mean=[0], std=[1])
 

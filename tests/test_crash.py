@@ -105,7 +105,7 @@ def test_after_a_change_it_starts_afresh(project: Project, tmp_path: Path, part:
     elif changed == "the data":
         project.set(split_seed=1)
     else:
-        project.edit("stages/lib/networks.py", "nn.Dropout(dropout)", "nn.Dropout(dropout / 2)")
+        project.edit("stages/lib/model/networks.py", "nn.Dropout(dropout)", "nn.Dropout(dropout / 2)")
     project.set(epochs=3)
     other = project.copy(tmp_path / "never interrupted")
     shutil.rmtree(other.root / ".state")

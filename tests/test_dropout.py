@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from stages.lib import networks
-from stages.lib.dropout import QuickDropout, quicken
+from stages.lib.model import networks
+from stages.lib.model.dropout import QuickDropout, quicken
 
 
 @pytest.mark.parametrize("p", [0.001, 0.2, 0.5, 0.9])

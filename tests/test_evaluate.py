@@ -12,10 +12,11 @@ import torch
 from PIL import Image, ImageFont
 
 from stages import evaluate
-from stages.lib import model_file, shards, tensors
-from stages.lib.judgement import Mistake
-from stages.lib.pictures import GAP, LINE, ROOM, SIDE, caption, mistakes_sheet
-from stages.lib.sealed import seal, unseal
+from stages.lib.core.sealed import seal, unseal
+from stages.lib.model import model_file, tensors
+from stages.lib.reporting.evaluation import Mistake
+from stages.lib.reporting.pictures import GAP, LINE, ROOM, SIDE, caption, mistakes_sheet
+from stages.lib.splits import shards
 from tests.conftest import Project
 
 

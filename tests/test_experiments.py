@@ -14,8 +14,8 @@ from experiments.grid import Combination, applied, combinations
 from experiments.results import DONE, OUTDATED, Result, sees_source
 from experiments.runner import Experiment
 from experiments.table import table
-from stages.lib.parameters import read
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
+from stages.lib.core.parameters import read
 from tests.conftest import Project
 
 

@@ -14,11 +14,13 @@ import pytest
 import torch
 from torch import nn
 
-from stages import export
-from stages.lib import exported, networks, shards, tensors
-from stages.lib.description import DataDescription, Quantity
-from stages.lib.end_to_end import end_to_end
-from stages.lib.stage import UserError
+from commands import export
+from commands.lib import exported
+from commands.lib.end_to_end import end_to_end
+from stages.lib.core.errors import UserError
+from stages.lib.model import networks, tensors
+from stages.lib.splits import shards
+from stages.lib.splits.description import DataDescription, Quantity
 from tests.conftest import ROOT, Project
 
 pytestmark = pytest.mark.xdist_group("shipped")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib.files import replacing, replacing_folder, write_table, write_text
+from stages.lib.core.files import replacing, replacing_folder, write_table, write_text
 
 
 class Stop(BaseException):

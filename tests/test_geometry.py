@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.lib.geometry import fit
+from stages.lib.preprocessing.geometry import fit
 
 
 def test_images_that_fit_are_left_alone() -> None:

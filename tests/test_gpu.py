@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stages import train
-from stages.lib import tensors
+from stages.lib.model import tensors
 from tests.conftest import ROOT, Project
 from tests.test_train import TINY, choose, curves, make_data, outputs
 

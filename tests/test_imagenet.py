@@ -12,9 +12,10 @@ import scipy.io
 from torchvision.datasets import imagenet
 
 from stages import cache, download, normalize
-from stages.lib import readers, shards
-from stages.lib.datasets import DATASETS, ImageNet
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
+from stages.lib.datasets import readers
+from stages.lib.datasets.table import DATASETS, ImageNet
+from stages.lib.splits import shards
 from tests.test_arrays import md5
 from tests.test_own_images import choose, photo, splits
 

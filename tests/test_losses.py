@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from stages.lib import losses
-from stages.lib.description import DataDescription
-from stages.lib.stage import UserError
-from stages.lib.tensors import Split
-from stages.lib.training import validate
+from stages.lib.core.errors import UserError
+from stages.lib.model.tensors import Split
+from stages.lib.splits.description import DataDescription
+from stages.lib.training import losses
+from stages.lib.training.loop import validate
 
 TARGETS = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2, 2])
 

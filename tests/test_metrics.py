@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import binomtest, norm, sem
 from sklearn.metrics import f1_score
 
-from stages.lib import metrics
-from stages.lib.metrics import accuracy_interval, calibration, calibration_error, macro_f1
+from stages.lib.reporting import metrics
+from stages.lib.reporting.metrics import accuracy_interval, calibration, calibration_error, macro_f1
 
 
 @pytest.mark.parametrize(("correct", "rows"), [(0, 10), (10, 10), (923, 1000), (9540, 10_000)])

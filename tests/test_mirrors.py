@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib import mirrors
-from stages.lib.mirrors import RemoteFile, fetch
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
+from stages.lib.fetching import mirrors
+from stages.lib.fetching.mirrors import RemoteFile, fetch
 
 CONTENT = bytes(range(256)) * 2000  # 512,000 bytes
 Answer = Callable[[BaseHTTPRequestHandler], None]

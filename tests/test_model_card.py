@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from stages.card import CARD
-from stages.lib import classification, model_card, model_file, regression
-from stages.lib.description import DataDescription, Quantity
+from commands.card import CARD
+from commands.lib import model_card
+from stages.lib.model import model_file
+from stages.lib.reporting import classification, regression
+from stages.lib.splits.description import DataDescription, Quantity
 from tests.conftest import Project
 
 ARCHITECTURE = model_file.Architecture(model="mlp", hidden=[8], activation="tanh", dropout=0.5)

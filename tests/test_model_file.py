@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.lib import model_file
-from stages.lib.description import DataDescription
-from stages.lib.sealed import seal, unseal
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
+from stages.lib.core.sealed import seal, unseal
+from stages.lib.model import model_file
+from stages.lib.splits.description import DataDescription
 
 DATA = DataDescription(dataset="made up", classes=["a", "b"], shape=(1, 4, 4), mean=[0.5], std=[0.25])
 ARCHITECTURE = model_file.Architecture(model="mlp", hidden=[8], activation="tanh", dropout=0.5)

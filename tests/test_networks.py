@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from stages.lib import networks, torchvision_networks
+from stages.lib.model import networks, torchvision_networks
 
 SHAPE = (1, 28, 28)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from stages.lib import optimizers
-from stages.lib.stage import UserError
-from stages.lib.training import train_step
+from stages.lib.core.errors import UserError
+from stages.lib.training import optimizers
+from stages.lib.training.loop import train_step
 
 RATES = {"Adadelta": 1.0, "LBFGS": 0.5, "ASGD": 0.1, "Adafactor": 0.1}
 

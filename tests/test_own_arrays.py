@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from stages import normalize
-from stages.lib import sources
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
+from stages.lib.fetching import sources
 from tests.test_own_images import choose, run, splits
 
 RANDOM = np.random.default_rng(0)

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from stages import cache, download, normalize
-from stages.lib import shards, sources
-from stages.lib.description import DataDescription
-from stages.lib.pixels import decode
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
+from stages.lib.fetching import sources
+from stages.lib.preprocessing.decoding import decode
+from stages.lib.splits import shards
+from stages.lib.splits.description import DataDescription
 from tests.conftest import Project, set_parameters
 
 SIZE = 8

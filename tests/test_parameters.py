@@ -8,11 +8,12 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 from pydantic import Field
 
-from stages import schema, train
-from stages.lib import parameters
-from stages.lib.parameters import PARAMETERS, SCHEMA, StageParameters, load
-from stages.lib.sealed import unseal
-from stages.lib.stage import UserError
+from commands import schema
+from stages import train
+from stages.lib.core import parameters
+from stages.lib.core.errors import UserError
+from stages.lib.core.parameters import PARAMETERS, SCHEMA, StageParameters, load
+from stages.lib.core.sealed import unseal
 from tests.conftest import ROOT, Project, default_parameters, set_parameters
 
 # What a user may write -> what the one line has to say. Keys of late stages stop the first stage as well.

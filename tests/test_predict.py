@@ -20,12 +20,15 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from stages import predict as predict_stage
-from stages.lib import backgrounds, geometry, inference, model_file, placing, shards, tensors, unseen
-from stages.lib.description import DataDescription, Quantity
-from stages.lib.inference import outputs_of
-from stages.lib.processes import ALONE
-from stages.lib.stage import UserError
+from commands import predict as predict_stage
+from commands.lib import backgrounds, placing, unseen
+from stages.lib.core.errors import UserError
+from stages.lib.model import inference, model_file, tensors
+from stages.lib.model.distributed import ALONE
+from stages.lib.model.inference import outputs_of
+from stages.lib.preprocessing import geometry
+from stages.lib.splits import shards
+from stages.lib.splits.description import DataDescription, Quantity
 from tests.conftest import Project, environment
 
 GREY = DataDescription(dataset="made up", classes=["a", "b"], shape=(1, 8, 8), mean=[0.1], std=[0.3])
@@ -57,7 +60,7 @@ def model(folder: Path) -> Callable[[DataDescription], str]:
 
 def predict(project: Project, *arguments: str, fails: bool = False) -> tuple[list[str], list[str], pd.DataFrame]:
     """The lines of the table and of stderr, and the CSV."""
-    command = ["python", "-W", "error", "-m", "stages.predict", *arguments, "--csv", "out.csv"]
+    command = ["python", "-W", "error", "-m", "commands.predict", *arguments, "--csv", "out.csv"]
     done = project.run(*command, fails=fails)
     table = pd.read_csv(project.root / "out.csv", dtype=str, keep_default_na=False)
     first, *shown = done.stdout.splitlines()
@@ -164,7 +167,7 @@ def test_progress_is_shown_on_a_terminal_alone(reproduced: Project, folder: Path
     (folder / "images").mkdir()
     for row in range(70):
         Image.new("L", (28, 28), row).save(folder / f"images/{row:02}.png")
-    command = ["python", "-m", "stages.predict", str(folder / "images")]
+    command = ["python", "-m", "commands.predict", str(folder / "images")]
     assert "predicting" not in reproduced.run(*command).stderr
     done = reproduced.run("script", "--quiet", "--command", "stty rows 30 cols 100; " + " ".join(command), "/dev/null")
     assert "predicting: 100%" in done.stdout
@@ -347,7 +350,7 @@ def test_colours_are_not_inverted_unasked(
         folder / "plain.png"
     )
     path = model(COLOUR.model_copy(update={"mean": [0.1] * 3}))
-    done = reproduced.run("python", "-m", "stages.predict", str(folder / "plain.png"), "--model", path)
+    done = reproduced.run("python", "-m", "commands.predict", str(folder / "plain.png"), "--model", path)
     assert done.stderr.startswith(f"predict: warning: {folder / 'plain.png'} seems to be dark on light, and")
     assert "(inverted)" not in done.stdout
 
@@ -421,7 +424,7 @@ def test_what_cannot_be_placed(
     shade = np.where(np.arange(300) < 200, 60, 180).astype(np.uint8)[np.newaxis].repeat(200, 0)
     Image.fromarray(shade).save(folder / "shade.png")
     names = ["white.png", "black.png", "dots.png", "shade.png"]
-    command = ["python", "-m", "stages.predict", *(str(folder / name) for name in names), "--place"]
+    command = ["python", "-m", "commands.predict", *(str(folder / name) for name in names), "--place"]
     done = reproduced.run(*command, "--invert", "each", "--csv", str(folder / "o.csv"), fails=True)
     assert done.stdout == "", "no table without a row"
     assert not (folder / "o.csv").exists()
@@ -536,20 +539,20 @@ def test_what_is_refused_in_one_line(
         (["/dev/null"], "/dev/null: neither a file nor a folder"),
         (["x.png", "--top-k", "no"], "argument --top-k: found `no`, expected a whole number of at least 1"),
     ]:
-        done = reproduced.run("python", "-m", "stages.predict", *arguments, fails=True)
+        done = reproduced.run("python", "-m", "commands.predict", *arguments, fails=True)
         assert done.returncode == 1
         assert done.stderr.startswith(f"predict: error: {line}")
         assert done.stderr.count("\n") == 1
     content = json.loads(Path(path).with_suffix(".json").read_text())
     Path(path).with_suffix(".json").write_text(json.dumps(content | {"threads": 2}))
-    assert "damaged" in reproduced.run("python", "-m", "stages.predict", "x", "--model", path, fails=True).stderr
+    assert "damaged" in reproduced.run("python", "-m", "commands.predict", "x", "--model", path, fails=True).stderr
 
 
 def test_invert_where_no_background_is_known(
     model: Callable[[DataDescription], str], reproduced: Project, folder: Path
 ) -> None:
     Image.new("L", (8, 8), 255).save(folder / "plain.png")
-    command = ["python", "-m", "stages.predict", str(folder / "plain.png"), "--model", model(COLOUR)]
+    command = ["python", "-m", "commands.predict", str(folder / "plain.png"), "--model", model(COLOUR)]
     assert reproduced.run(*command).stderr == ""
     done = reproduced.run(*command, "--invert", "each")
     assert done.stderr == (
@@ -561,7 +564,7 @@ def test_two_at_once_and_nothing_left_behind(project: Project) -> None:
     """No lock keeps a second one out, as it does of stages that write."""
     Image.new("L", (28, 28)).save(project.root / "a.png")
     before = sorted(path for path in project.root.rglob("*") if "__pycache__" not in path.parts)
-    first, second = (project.start("python", "-m", "stages.predict", "a.png") for _ in range(2))
+    first, second = (project.start("python", "-m", "commands.predict", "a.png") for _ in range(2))
     assert first.process.wait(timeout=120) == second.process.wait(timeout=120) == 0, first.output.read_text()
     assert sorted(path for path in project.root.rglob("*") if "__pycache__" not in path.parts) == before
 
@@ -583,7 +586,7 @@ def test_make_predict(project: Project) -> None:
 def test_the_digits_of_the_documentation(reproduced: Project) -> None:
     page = (reproduced.root / "docs/using_the_model.md").read_text()
     told = re.findall(r"^docs/digits/(\d).png \(inverted\)  (\d) ", page, re.MULTILINE)
-    done = reproduced.run("python", "-m", "stages.predict", "docs/digits")
+    done = reproduced.run("python", "-m", "commands.predict", "docs/digits")
     said = re.findall(r"^docs/digits/(\d).png \(inverted\)  (\d) ", done.stdout, re.MULTILINE)
     assert said == list(dict(told).items())
     assert len(said) == 10

@@ -9,8 +9,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from stages.lib import networks, pretrained
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
+from stages.lib.model import networks
+from stages.lib.training import pretrained
 
 SHAPE = (1, 8, 8)
 

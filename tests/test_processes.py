@@ -13,9 +13,9 @@ import torch
 import yaml
 
 from stages import train
-from stages.lib import checkpoint
-from stages.lib.dropout import QuickDropout
-from stages.lib.processes import Group
+from stages.lib.model.distributed import Group
+from stages.lib.model.dropout import QuickDropout
+from stages.lib.training import checkpoint
 from tests.conftest import ROOT, Project, Running, artifacts
 from tests.test_train import TINY, choose, curves, make_data, outputs
 

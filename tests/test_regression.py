@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from experiments.comparison import paired_errors
-from stages.lib import metrics, regression, tasks
-from stages.lib.description import DataDescription, Quantity
-from stages.lib.pixels import decode
+from stages.lib.model import tasks
+from stages.lib.preprocessing.decoding import decode
+from stages.lib.reporting import metrics, regression
+from stages.lib.splits.description import DataDescription, Quantity
 from tests.conftest import Project
 from tests.test_own_images import photo
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.lib.schedules import learning_rate
+from stages.lib.training.schedules import learning_rate
 
 
 def learning_rates(schedule: str, *, lr: float, warmup: float | None, steps: int) -> list[float]:

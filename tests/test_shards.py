@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from stages import cache
-from stages.lib import shards
-from stages.lib.description import DataDescription
-from stages.lib.sealed import seal, unseal
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
+from stages.lib.core.sealed import seal, unseal
+from stages.lib.splits import shards
+from stages.lib.splits.description import DataDescription
 
 DESCRIPTION = DataDescription(dataset="made up", classes=["a", "b"], shape=(1, 4, 4), mean=[0.5], std=[0.25])
 IMAGES = np.random.default_rng(0).integers(0, 256, (100, 1, 4, 4), np.uint8)

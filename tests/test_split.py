@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from stages.lib.split import grouped, stratified
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
+from stages.lib.preprocessing.splitting import grouped, stratified
 
 NAMES = ["zero", *"123456789"]
 TARGETS = np.repeat(np.arange(10), 500)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages.lib.statistics import count_values, mean_and_std
+from stages.lib.preprocessing.pixel_statistics import count_values, mean_and_std
 
 
 def test_equals_double_precision_over_all_pixels() -> None:

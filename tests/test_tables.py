@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages import download, normalize
-from stages.lib import shards
-from stages.lib.stage import UserError
-from stages.lib.statistics import mean_and_std_of_reals
+from stages.lib.core.errors import UserError
+from stages.lib.preprocessing.pixel_statistics import mean_and_std_of_reals
+from stages.lib.splits import shards
 from tests.test_own_images import files_of_test, photo, run, splits
 
 ROWS = 40

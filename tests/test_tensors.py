@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from stages import cache, download, normalize
-from stages.lib import shards, tensors
-from stages.lib.tensors import Standardize
+from stages.lib.model import tensors
+from stages.lib.model.tensors import Standardize
+from stages.lib.splits import shards
 from tests.conftest import set_parameters
 from tests.test_shards import DESCRIPTION, IMAGES, TARGETS, write, write_normalized
 

@@ -18,10 +18,12 @@ import torch
 import yaml
 
 from stages import train
-from stages.lib import batches, checkpoint, model_file, shards, tensors, training
-from stages.lib.description import DataDescription
-from stages.lib.parameters import load
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
+from stages.lib.core.parameters import load
+from stages.lib.model import model_file, tensors
+from stages.lib.splits import shards
+from stages.lib.splits.description import DataDescription
+from stages.lib.training import batches, checkpoint, loop
 from tests.conftest import ROOT, environment
 
 TINY = {"hidden": [8], "activation": "tanh", "epochs": 4, "patience": None, "lr": 0.01, "batch_size": 8}
@@ -89,7 +91,7 @@ def test_keeps_the_weights_of_the_best_epoch(tiny: Path) -> None:
     assert best["epoch"] < 30
     assert summary["best_epoch"] == best["epoch"]
     network, _ = model_file.load(model_file.MODEL)
-    val_loss, _ = training.validate(
+    val_loss, _ = loop.validate(
         network, torch.nn.CrossEntropyLoss(), tensors.read(train.VAL, memory=0), torch.device("cpu")
     )
     assert val_loss == best["val_loss"] == summary["val_loss"]
@@ -192,7 +194,7 @@ def test_what_batch_normalization_has_seen_is_kept(tiny: Path, monkeypatch: pyte
     whole = outputs()
     network, _ = model_file.load(model_file.MODEL)
     assert 25 <= int(network.state_dict()["conv1.1.num_batches_tracked"]) <= 50
-    steps, train_step = 0, training.train_step
+    steps, train_step = 0, loop.train_step
 
     def step(*arguments: Any) -> tuple[float, torch.Tensor]:
         nonlocal steps
@@ -201,7 +203,7 @@ def test_what_batch_normalization_has_seen_is_kept(tiny: Path, monkeypatch: pyte
             raise SystemExit(130)
         return train_step(*arguments)
 
-    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(loop, "train_step", step)
     with pytest.raises(SystemExit):
         train.main()
     monkeypatch.undo()
@@ -242,9 +244,9 @@ def test_goes_on_in_the_middle_of_an_epoch(
             raise SystemExit(130)
         return validate(*arguments)
 
-    train_step, validate = training.train_step, training.validate
-    monkeypatch.setattr(training, "train_step", step)
-    monkeypatch.setattr(training, "validate", check)
+    train_step, validate = loop.train_step, loop.validate
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(loop, "validate", check)
     with pytest.raises(SystemExit):
         train.main()
     capsys.readouterr()
@@ -270,7 +272,7 @@ def step(*arguments):
             os.kill(os.getpid(), signal.SIGINT)
     return result
 
-steps, train_step, training.train_step = 0, training.train_step, step
+steps, train_step, loop.train_step = 0, loop.train_step, step
 signal.signal(signal.SIGINT, stage._stop)
 stage.run(train.main)
 """
@@ -312,7 +314,7 @@ def test_saves_within_an_epoch(tiny: Path, monkeypatch: pytest.MonkeyPatch, caps
     """What a SIGKILL leaves: nothing is saved on the way out, but time has saved before."""
     train.main()
     whole = outputs()
-    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
     save, saved = checkpoint.save, 0
 
     def save_and_stop(*arguments: Any) -> None:
@@ -433,7 +435,7 @@ def test_with_lbfgs_accuracy_is_of_the_weights_that_the_loss_is_of() -> None:
     network = torch.nn.Linear(4, 3)
     before = network(images).detach()
     optimizer = torch.optim.LBFGS(network.parameters(), lr=1.0)
-    loss, logits = training.train_step(network, torch.nn.CrossEntropyLoss(), optimizer, images, targets, clip_norm=None)
+    loss, logits = loop.train_step(network, torch.nn.CrossEntropyLoss(), optimizer, images, targets, clip_norm=None)
     assert torch.equal(logits, before)
     assert loss == float(torch.nn.functional.cross_entropy(before, targets))
     assert not torch.equal(network(images), before)
@@ -452,5 +454,5 @@ def test_dropout_is_off_while_scoring(tiny: Path) -> None:
     network, _ = model_file.load(model_file.MODEL)
     network.train()  # as the training loop leaves it
     val = tensors.read(train.VAL, memory=0)
-    first, again = (training.validate(network, torch.nn.CrossEntropyLoss(), val, torch.device("cpu")) for _ in range(2))
+    first, again = (loop.validate(network, torch.nn.CrossEntropyLoss(), val, torch.device("cpu")) for _ in range(2))
     assert first == again

@@ -6,9 +6,9 @@ import shutil
 import pandas as pd
 import pytest
 
-from experiments.status import named, stale
+from experiments.status import shortened_list, stale
 from experiments.verify import Results, comparison, contradictions
-from stages.lib.stage import UserError
+from stages.lib.core.errors import UserError
 from tests.conftest import Project
 
 ROWS = 1000
@@ -132,19 +132,19 @@ def test_a_stage_that_was_left_out_is_stale(fresh: Project, monkeypatch: pytest.
     assert model
     (fresh.root / "dvc.lock").write_text(lock.replace(model[1], "f" * 32, 1))
     assert "models/model.json" in " ".join(stale())
-    assert named(["a: b"] * 7) == "a: b, a: b, a: b, a: b, a: b and 2 more"
+    assert shortened_list(["a: b"] * 7) == "a: b, a: b, a: b, a: b, a: b and 2 more"
 
 
 def test_data_that_is_not_there_is_not_stale(fresh: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fresh.root)
     assert stale() == []
     fresh.set(lr=0.5, calibration_bins=3)
-    (fresh.root / "stages/lib/schedules.py").write_text("")
+    (fresh.root / "stages/lib/training/schedules.py").write_text("")
     fresh.edit("dvc.yaml", "cmd: python -m stages.cache", "cmd: python -u -m stages.cache")
     (fresh.root / "reports/train.csv").unlink()
     (fresh.root / "reports/metrics.json").write_text("{}")
     assert set(stale()) == {
-        *["cache: changed command", "train: lr", "train: stages/lib/schedules.py", "train: reports/train.csv"],
+        *["cache: changed command", "train: lr", "train: stages/lib/training/schedules.py", "train: reports/train.csv"],
         *["evaluate: calibration_bins", "evaluate: reports/metrics.json"],
     }
     (fresh.root / "dvc.lock").write_text("<<<<<<<")

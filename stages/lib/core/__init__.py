@@ -1,0 +1,1 @@
+"""Used by every stage: errors, how a process ends, locks, files, sealed JSON, parameters."""

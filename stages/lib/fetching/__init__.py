@@ -1,0 +1,1 @@
+"""Used by download: mirrors, and copying or unpacking the user's own images."""

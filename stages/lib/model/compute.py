@@ -1,0 +1,91 @@
+"""Where and how torch computes: the device, and the settings that make two equal runs equal to the last bit."""
+
+import os
+import platform
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stages.lib.core.errors import UserError
+
+CPUINFO = Path("/proc/cpuinfo")
+MODEL_FIELDS = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")  # of x86-64, and of Arm
+
+
+def prepare(threads: int) -> torch.device:
+    """Fix the number of threads, ask for deterministic algorithms, and give the device to compute on.
+
+    `DEVICE` in the environment names it ("cpu", "cuda", "cuda:1"); unset, it is the CPU, which every machine has:
+    another kind of device gives other last bits. Of several processes on a machine each takes the GPU of its number.
+
+    Raises:
+        UserError: DEVICE names none, or one that is not there.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
+    torch.set_num_threads(threads)
+    # The same as use_deterministic_algorithms(True), which imports the compiler, for more than a second.
+    torch.set_deterministic_debug_mode("error")
+    name = os.environ.get("DEVICE", "cpu")
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        reason = re.split(r"\.(?: |$)|\n", str(error), maxsplit=1)[0]  # torch goes on with every backend it knows
+        raise UserError(f"DEVICE: cannot compute on `{name}` ({reason}); unset DEVICE for the CPU") from error
+    return device
+
+
+def processor(device: torch.device) -> str:
+    """Name the kind of processor that computes on `device`, such as "x86_64 AuthenticAMD 26 2 AVX512".
+
+    Another kind rounds the last bits differently: vendor and model choose the kernels of the matrix library, and the
+    vector instructions those of PyTorch.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return str(device)
+    fields = {}
+    if CPUINFO.exists():  # Linux
+        for line in CPUINFO.read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines():
+            name, _, value = line.partition(":")
+            fields[name.strip()] = value.strip()
+    model = [fields[name] for name in MODEL_FIELDS if name in fields] or platform.processor().split()
+    return " ".join([platform.machine(), *model, torch.backends.cpu.get_cpu_capability()])
+
+
+class InBfloat16(nn.Module):
+    """A network whose matrix products are taken in bfloat16 by `torch.autocast`; its weights stay float32."""
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.network, self.device = network, device
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16):
+            outputs: Tensor = self.network(images)
+        return outputs.float()
+
+
+def for_training(network: nn.Module, device: torch.device, *, precision: str, compiled: bool) -> nn.Module:
+    """A network as training calls it: `precision` float32 or bfloat16, and compiled by `torch.compile` if asked for."""
+    if compiled:
+        network = torch.compile(network)  # type: ignore[assignment]  # which is a Module as well
+    return InBfloat16(network, device) if precision == "bfloat16" else network
+
+
+def seed(device: torch.device, number: int) -> None:
+    """Seed the generator that dropout and fresh weights draw from on this device.
+
+    `torch.manual_seed` seeds those of all devices, which takes 70 times as long: too long for every step.
+    """
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(number)
+    elif device.type == "cpu":
+        torch.default_generator.manual_seed(number)
+    else:
+        torch.manual_seed(number)

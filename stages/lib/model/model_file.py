@@ -1,0 +1,124 @@
+"""The model on disk: model.safetensors, the weights, and model.json beside it, all that is needed to use them.
+
+model.json is sealed and holds the sha256 of the weights: a changed bit in either file is an error, not another model.
+`load()` rebuilds the network without `params.yaml` and without the code that trained it.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from stages.lib.core.errors import UserError, reason
+from stages.lib.core.files import replacing, write_text
+from stages.lib.core.sealed import seal, unseal
+from stages.lib.model import networks
+from stages.lib.splits.description import DataDescription
+
+VERSION = "0.1.0"  # of this project, as in pyproject.toml
+MODEL = Path("models/model.safetensors")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Architecture(_Strict):
+    """The arguments of `networks.build` that the data do not give."""
+
+    model: str
+    hidden: list[int]
+    activation: str | list[str]
+    dropout: float
+
+
+class Versions(_Strict):
+    """What made the model; another version may give other last bits."""
+
+    project: str
+    torch: str
+
+
+class ModelDescription(_Strict):
+    """What model.json holds; nothing in it differs between two equal runs."""
+
+    format: Literal[2]
+    architecture: Architecture
+    data: DataDescription
+    images: dict[str, int]  # of train, which it learned from, and of val, which chose the epoch
+    parameters: dict[str, Any]  # every parameter of the training, for people to read
+    threads: int = Field(ge=1)  # CPU threads that it was trained and validated with
+    weights_sha256: str
+    versions: Versions
+
+
+def save(
+    path: Path,
+    weights: dict[str, Tensor],
+    architecture: Architecture,
+    data: DataDescription,
+    images: dict[str, int],
+    parameters: dict[str, Any],
+    threads: int,
+) -> None:
+    """Write both files: `path`, the weights, and what they are, the same with .json at its end.
+
+    Between the two writes they do not fit each other, which `load` finds out by the sha256.
+    """
+    content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in weights.items()})
+    description = ModelDescription(
+        format=2,
+        architecture=architecture,
+        data=data,
+        images=images,
+        parameters=parameters,
+        threads=threads,
+        weights_sha256=hashlib.sha256(content).hexdigest(),
+        versions=Versions(project=VERSION, torch=torch.__version__.split("+")[0]),
+    )
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    write_text(path.with_suffix(".json"), seal(description.model_dump(mode="json")))
+
+
+def load(path: Path) -> tuple[nn.Module, ModelDescription]:
+    """The trained network with the weights in `path`, in evaluation mode, and the description beside them.
+
+    Raises:
+        UserError: a file is missing or damaged, or the two do not belong together.
+    """
+    remedy = "`dvc repro --force train` makes both files again"
+    beside = path.with_suffix(".json")
+    try:
+        description = ModelDescription.model_validate(unseal(beside.read_bytes()))
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{error.filename}: {reason(error)}; run `dvc repro`, which trains first") from error
+    except ValueError as error:
+        raise UserError(f"{beside}: damaged ({reason(error)}); {remedy}") from error
+    if hashlib.sha256(content).hexdigest() != description.weights_sha256:
+        raise UserError(f"{path}: not the weights that {beside} describes; {remedy}")
+    try:
+        weights = safetensors.torch.load(content)
+        with torch.device("meta"):  # shapes alone: a description may tell of more than the memory holds
+            expected = build(description.architecture, description.data).state_dict()
+        if _shapes(weights) != _shapes(expected):
+            raise ValueError("other weights than its architecture has")
+        network = build(description.architecture, description.data)
+        network.load_state_dict(weights)
+    except (RuntimeError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(f"{beside}: does not fit {path} ({reason(error)}); {remedy}") from error
+    return network.eval(), description
+
+
+def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}
+
+
+def build(architecture: Architecture, data: DataDescription) -> nn.Module:
+    """A network of this architecture for these data, with fresh weights."""
+    return networks.build(**architecture.model_dump(), shape=data.shape, outputs=data.outputs)

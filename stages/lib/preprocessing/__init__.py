@@ -1,0 +1,1 @@
+"""Used by normalize: decoding, geometry, splitting, duplicates and the statistics of pixels."""

@@ -1,0 +1,1 @@
+"""Used by evaluate: metrics, the evaluation of a classification or a regression, and pictures."""

@@ -1,0 +1,1 @@
+"""Used by train: batches, augmentation, losses, optimizers, schedules, initial weights and checkpoints."""
