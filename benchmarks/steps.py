@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from benchmarks.timing import Measured, per_call, take_turns
 from stages.lib.model import compute, networks, tensors
-from stages.lib.training import augmentation, checkpoint, loop, optimizers
+from stages.lib.training import optimizers
 from stages.lib.training.batches import ShuffledBatches
+from stages.train import train_step
 
 HIDDEN = [96, 256]
 MEMORY = 1 << 28  # bytes of images
@@ -36,13 +37,13 @@ def parts_of_a_step(batch_size: int, rounds: int) -> dict[str, Measured]:
             if number:
                 outputs[number] @ weights[number]
 
-    loop.train_step(network, loss, optimizer, images, targets, None)  # which leaves gradients
-    step = optimizers.step_of(optimizer)
+    train_step(network, loss, optimizer, images, targets, None)  # which leaves gradients
+    step = optimizers.plain_step(optimizer)
     peer = MLPClassifier(HIDDEN, batch_size=batch_size, solver="adam", activation="tanh", alpha=0.0)
     rows, numbers = images.flatten(1).numpy(), targets.numpy()
     peer.partial_fit(rows, numbers, classes=range(10))
     timed: dict[str, Callable[[], float]] = {
-        "ours": per_call(lambda: loop.train_step(network, loss, optimizer, images, targets, None), 300),
+        "ours": per_call(lambda: train_step(network, loss, optimizer, images, targets, None), 300),
         "matrix products": per_call(products, 300),
         "optimizer": per_call(lambda: step(lambda: 0.0), 300),
         "scikit-learn": per_call(lambda: peer.partial_fit(rows, numbers), 300),
@@ -53,7 +54,7 @@ def parts_of_a_step(batch_size: int, rounds: int) -> dict[str, Measured]:
 
 def feeding(path: Path, batch_size: int, rounds: int) -> dict[str, Measured]:
     """Seconds of an epoch over the tensors, and of as many steps on one batch."""
-    device = compute.prepare(1)
+    compute.prepare(1)
     network, loss, optimizer = _make()
     split = tensors.read(path, MEMORY)
     batches = ShuffledBatches(split, batch_size, seed=0, memory=MEMORY)
@@ -63,20 +64,9 @@ def feeding(path: Path, batch_size: int, rounds: int) -> dict[str, Measured]:
 
     def some(source: Iterator[tuple[Tensor, Tensor]]) -> float:
         started = time.perf_counter()
-        loop.train_epoch(
-            network,
-            loss,
-            optimizer,
-            (next(source) for _ in range(steps)),
-            standardize,
-            augmentation.build({}, 10),
-            [0.001] * steps,
-            range(steps),
-            checkpoint.Progress(),
-            lambda: None,
-            clip_norm=None,
-            device=device,
-        )
+        for _ in range(steps):
+            images, targets = next(source)
+            train_step(network, loss, optimizer, standardize(images), targets, None)
         return time.perf_counter() - started
 
     return take_turns(

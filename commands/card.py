@@ -21,7 +21,7 @@ from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import write_text
 from stages.lib.core.parameters import load
 from stages.lib.model import compute, model_file
-from stages.lib.model.distributed import ALONE
+from stages.lib.model.distributed import SINGLE
 from stages.lib.model.inference import outputs_of
 
 CARD = REPORTS / "model_card.md"
@@ -37,7 +37,7 @@ def main() -> None:
 
     # --- What evaluate found, once more ---
     test = split_for(model)
-    found = judged(outputs_of(network.to(device), test, device, ALONE), test, parameters)
+    found = judged(outputs_of(network.to(device), test, device, SINGLE), test, parameters)
     try:
         told = json.loads(METRICS.read_text(encoding="utf-8"))
     except (ValueError, FileNotFoundError) as error:

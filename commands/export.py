@@ -32,7 +32,7 @@ from commands.lib.end_to_end import Runner, end_to_end
 from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import replacing, write_text
 from stages.lib.model import compute, model_file, tasks, tensors
-from stages.lib.model.distributed import ALONE
+from stages.lib.model.distributed import SINGLE
 from stages.lib.model.inference import outputs_of
 from stages.lib.splits.description import DataDescription
 
@@ -127,8 +127,8 @@ def checked(network: nn.Module, runners: Mapping[Path, Runner], test: tensors.Sp
     differences = dict.fromkeys(runners, 0.0)
     others = dict.fromkeys(runners, 0)
     sums = dict.fromkeys(runners, torch.zeros(data.outputs if data.quantities else 1, dtype=torch.float64))
-    for rows, outputs in outputs_of(network, test, torch.device("cpu"), ALONE):
-        expected = outputs.softmax(1) if data.classes else tasks.in_own_units(outputs, data)
+    for rows, outputs in outputs_of(network, test, torch.device("cpu"), SINGLE):
+        expected = outputs.softmax(1) if data.classes else tasks.in_original_units(outputs, data)
         images = test.rows(rows.start, rows.stop)
         for path, runner in runners.items():
             with torch.inference_mode():

@@ -33,7 +33,7 @@ from commands.lib.command_line import Parser, positive
 from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import printable, write_table
 from stages.lib.model import compute, model_file, tasks
-from stages.lib.model.distributed import ALONE
+from stages.lib.model.distributed import SINGLE
 from stages.lib.model.inference import outputs_of, rows_at_a_time
 from stages.lib.splits.description import DataDescription
 
@@ -196,7 +196,7 @@ def predictions(
         for first in range(0, len(files), step):
             some = files[first : first + step]
             images = unseen.read(some, data, Path(folder) / "pixels", bar, invert=invert, place=options.place)
-            outputs = torch.cat([few for _, few in outputs_of(network, images, device, ALONE)])
+            outputs = torch.cat([few for _, few in outputs_of(network, images, device, SINGLE)])
             for name, cells in columns_of(some, images, outputs, data, options.top_k).items():
                 found.columns.setdefault(name, []).extend(cells)
             found.unreadable |= {first + row: why for row, why in images.unreadable.items()}
@@ -230,7 +230,7 @@ def ranked(logits: Tensor, classes: Sequence[str], most: int) -> dict[str, list[
 
 def quantities(outputs: Tensor, data: DataDescription) -> dict[str, list[Any]]:
     """What a regression predicts, in the quantities' own units, to nine digits: (N, quantities) float64."""
-    values = tasks.in_own_units(outputs, data)
+    values = tasks.in_original_units(outputs, data)
     return {
         f"predicted_{quantity.name}": [float(f"{value:.9g}") for value in values[:, at].tolist()]
         for at, quantity in enumerate(data.quantities)

@@ -73,7 +73,7 @@ def task_rules() -> list[dict[str, Any]]:
 def size_rules() -> list[dict[str, Any]]:
     """What a network asks of the images' size."""
     rules = []
-    for kind, table in (("minimum", networks.SMALLEST), ("multipleOf", torchvision_networks.PIECES)):
+    for kind, table in (("minimum", networks.SMALLEST), ("multipleOf", torchvision_networks.PATCHES)):
         for size in sorted(set(table.values())):
             models = [name for name, its in table.items() if its == size]
             wants = f"at least {size}" if kind == "minimum" else f"a multiple of {size}"

@@ -3,15 +3,18 @@
     python -m stages.train
 
 In:  the training and validation tensors; the test split is never opened.
-Out: models/model.safetensors and models/model.json, the weights of the epoch that did best on val and all it takes to
-     use them; reports/train.csv, a row per epoch; reports/train.json, how the training ended.
-An interrupted training goes on from its last saved step, and ends with the bits of an uninterrupted one. It is saved
-behind every epoch, once a minute, and when SIGINT or SIGTERM ends it.
+Out: models/model.safetensors and models/model.json, the weights of the epoch with the lowest val loss and what it takes
+     to use them; reports/train.csv, a row per epoch; reports/train.json, a summary.
+A checkpoint is saved after every epoch, every minute, and when SIGINT or SIGTERM ends the training. The next run
+resumes from it and ends with the same bits as an uninterrupted run.
 """
 
 from stages.lib.core.process import defer_signals, run
 
+import copy
 import json
+import math
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,20 +22,25 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator, Field
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import write_table, write_text
 from stages.lib.core.parameters import StageParameters, load, without
 from stages.lib.model import compute, distributed, model_file, networks, tasks, tensors
-from stages.lib.training import augmentation, checkpoint, loop, losses, optimizers, pretrained
+from stages.lib.model.distributed import SINGLE, Group
+from stages.lib.model.inference import outputs_of
+from stages.lib.training import augmentation, checkpoint, losses, optimizers, pretrained
 from stages.lib.training.batches import ShuffledBatches, derived_seed, loader
 from stages.lib.training.schedules import SCHEDULES, learning_rate
 
 TRAIN = Path("data/tensors/train")
 VAL = Path("data/tensors/val")
-MEBIBYTE = 1 << 20
 CURVES = Path("reports/train.csv")
 SUMMARY = Path("reports/train.json")
+MEBIBYTE = 1 << 20
+SAVE_EVERY = 60.0  # seconds between two checkpoints within an epoch
 
 
 class Parameters(StageParameters):
@@ -138,25 +146,38 @@ def main() -> None:
             train(parameters, device, group)
 
 
-def train(parameters: Parameters, device: torch.device, group: distributed.Group) -> None:
-    """The whole of it, in one process, or in one of a group that has divided every batch among itself."""
+def train(parameters: Parameters, device: torch.device, group: Group) -> None:
+    """Train the model, as the only process or as one rank of a group that shares every batch."""
     if group.size > 1 and parameters.optimizer == "LBFGS":
-        raise UserError("params.yaml: optimizer: LBFGS trains in one process only: each would search a way of its own")
+        raise UserError("params.yaml: optimizer: LBFGS trains in one process only: each rank would search by itself")
 
-    # --- What to train, on what ---
+    # --- Data: what to learn from, in which batches ---
     memory = parameters.memory * MEBIBYTE
-    train, val = (ready(tensors.read(path, memory), parameters.loss) for path in (TRAIN, VAL))
+    train, val = (with_loss_targets(tensors.read(path, memory), parameters.loss) for path in (TRAIN, VAL))
     data = train.description
-    architecture = model_file.Architecture(**parameters.model_dump(include=set(model_file.Architecture.model_fields)))
+    order = ShuffledBatches(
+        tensors.on_device(train, device),
+        parameters.batch_size,
+        seed=parameters.seed,
+        memory=memory,
+        rows_of=group.rows_of,
+    )
+    batches = loader(order, pinned=device.type == "cuda")
+    standardize = tensors.Standardize(data).to(device)
+    augment = augmentation.build(parameters.augmentation, data.outputs, group.batch)
 
-    # --- Model, optimizer, batches and learning rates ---
+    # --- Model ---
+    architecture = model_file.Architecture(**parameters.model_dump(include=set(model_file.Architecture.model_fields)))
     compute.seed(torch.device("cpu"), derived_seed(parameters.seed, "weights", 0))
     try:
-        network = model_file.build(architecture, data).to(device)
-    except RuntimeError as error:  # torch says no more of a failed allocation
+        network = model_file.build(architecture, data, group.batch).to(device)
+    except RuntimeError as error:  # all that torch raises for a failed allocation
         raise UserError(f"params.yaml: hidden: this network does not fit into memory ({reason(error)})") from error
+    refuse_batch_of_one(network, len(train), parameters.batch_size)
     if parameters.weights:
         pretrained.load(network, Path(parameters.weights["file"]), parameters.weights["sha256"])
+
+    # --- Loss, optimizer and learning rate ---
     loss_function = losses.build(parameters.loss, parameters.loss_args, train.targets, data.outputs).to(device)
     optimizer = optimizers.build(
         parameters.optimizer,
@@ -166,14 +187,7 @@ def train(parameters: Parameters, device: torch.device, group: distributed.Group
         momentum=parameters.momentum,
         arguments=parameters.optimizer_args,
     )
-    loop.refuse_a_lonely_image(network, len(train), parameters.batch_size)
-    order = ShuffledBatches(
-        tensors.on_device(train, device), parameters.batch_size, seed=parameters.seed, memory=memory, share=group.share
-    )
-    batches = loader(order, pinned=device.type == "cuda")
-    standardize = tensors.Standardize(data).to(device)
-    augment = augmentation.build(parameters.augmentation, data.outputs)
-    rate_of = partial(
+    rate_at = partial(
         learning_rate,
         schedule=parameters.schedule,
         lr=parameters.lr,
@@ -181,47 +195,86 @@ def train(parameters: Parameters, device: torch.device, group: distributed.Group
         steps=parameters.epochs * len(order),
     )
 
-    # --- Go on from where an interrupted run of this very training stopped, or from the beginning ---
+    # --- Resume from a checkpoint of exactly this training, if there is one ---
     inputs = [train.sha256, val.sha256, data.model_dump(mode="json")]
     key = checkpoint.key(parameters.model_dump(), inputs, device)
     progress = checkpoint.resume(key, network, optimizer) if group.rank == 0 else checkpoint.Progress()
-    progress, state = group.from_first((progress, optimizer.state_dict()))
-    if group.rank:  # what the network has come to, `mean_of_gradients` hands on
-        optimizer.load_state_dict(state)
-    parallel = compute.for_training(
-        group.mean_of_gradients(network), device, precision=parameters.precision, compiled=parameters.compile
+    progress, optimizer_state = group.broadcast((progress, optimizer.state_dict()))
+    if group.rank:  # the weights of the network come with average_gradients
+        optimizer.load_state_dict(optimizer_state)
+    if progress.epochs or progress.step:
+        print(f"resuming after epoch {progress.epochs}, step {progress.step} of an interrupted run", flush=True)
+    training_network = compute.for_training(
+        group.average_gradients(network), device, precision=parameters.precision, compiled=parameters.compile
     )
-    save = partial(checkpoint.save, key, progress, network, optimizer) if group.rank == 0 else nothing
-    if progress.rows or progress.step:
-        print(f"going on behind epoch {len(progress.rows)}, step {progress.step}, of an interrupted run", flush=True)
+
+    def save() -> None:
+        if group.rank == 0:
+            checkpoint.save(key, progress, network, optimizer)
 
     # --- The training loop ---
-    score = tasks.score_name(data)
+    score_name = tasks.score_name(data)
     try:
-        while len(progress.rows) < parameters.epochs and not progress.out_of_patience(parameters.patience):
-            done = len(progress.rows)
-            order.begin(done, progress.step)
-            steps = range(done * len(order) + progress.step, (done + 1) * len(order))
-            loop.train_epoch(
-                parallel,
-                loss_function,
-                optimizer,
+        while progress.epochs < parameters.epochs and not progress.out_of_patience(parameters.patience):
+            epoch, saved_at = progress.epochs + 1, time.monotonic()
+            order.begin(progress.epochs, progress.step)
+            network.train()
+            bar = tqdm(
                 batches,
-                standardize,
-                augment,
-                [rate_of(step) for step in steps],
-                [derived_seed(parameters.seed, "dropout", step) for step in steps],
-                progress,
-                save,
-                clip_norm=parameters.clip_norm,
-                device=device,
-                group=group,
+                total=len(order),
+                initial=progress.step,
+                desc=f"epoch {epoch}",
+                unit=" steps",
+                leave=False,
+                disable=True if group.rank else None,  # None: unless stderr is a terminal
             )
-            rate = rate_of(steps.stop - 1)
-            val_loss, val_score = loop.validate(network, loss_function, val, device, group)
-            loop.refuse_if_not_finite(val_loss, f"val loss became {val_loss} behind epoch {done + 1}", rate)
+            for images, targets in bar:
+                # All randomness of a step follows from the seed and the number of the step.
+                step = progress.epochs * len(order) + progress.step
+                seed = derived_seed(parameters.seed, "dropout", step)
+                compute.seed(device, seed)
+                rate = rate_at(step)
+                for parameter_group in optimizer.param_groups:
+                    parameter_group["lr"] = rate
+
+                # --- This rank's rows of the batch, on the device, augmented ---
+                rows = len(targets)
+                mine = group.begin_batch(rows)
+                images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+                images, own_targets = augment(standardize(images), targets[mine])  # (B, C, H, W) float32
+                group.seed_dropout(seed)
+
+                # --- Forward, loss, backward, step ---
+                with defer_signals():
+                    loss, outputs = train_step(
+                        training_network,
+                        losses.for_rank(loss_function, targets, group),
+                        optimizer,
+                        images,
+                        own_targets,
+                        parameters.clip_norm,
+                    )
+                    score = tasks.score_sum(outputs, targets[mine]) if group.counts(rows) else 0.0
+                    loss, score = group.total(loss / group.size, score)
+                    progress.step += 1
+                    progress.loss_sum += loss * rows
+                    progress.score_sum += score
+                require_finite(loss, "training loss", f"in epoch {epoch}, step {progress.step}", rate)
+
+                if time.monotonic() - saved_at > SAVE_EVERY:
+                    save()
+                    saved_at = time.monotonic()
+                if not bar.disable:  # formatting a number takes as long as a small layer
+                    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+            # --- Validate ---
+            val_loss, val_score = validate(network, loss_function, val, device, group)
+            rate = rate_at(epoch * len(order) - 1)
+            require_finite(val_loss, "val loss", f"after epoch {epoch}", rate)
+
+            # --- Record the epoch, keep its weights if they are the best, save a checkpoint ---
             row: dict[str, float] = {
-                "epoch": done + 1,
+                "epoch": epoch,
                 "train_loss": progress.loss_sum / len(train),
                 "train_score": progress.score_sum / len(train),
                 "val_loss": val_loss,
@@ -232,53 +285,132 @@ def train(parameters: Parameters, device: torch.device, group: distributed.Group
                 progress.finish_epoch(row, network)
             save()
             print(
-                f"epoch {row['epoch']:>3}/{parameters.epochs}: "
-                f"train loss {row['train_loss']:.4f}, {score} {row['train_score']:.4f}; "
-                f"val loss {val_loss:.4f}, {score} {val_score:.4f}; lr {rate:.3g}",
+                f"epoch {epoch:>3}/{parameters.epochs}: "
+                f"train loss {row['train_loss']:.4f}, {score_name} {row['train_score']:.4f}; "
+                f"val loss {val_loss:.4f}, {score_name} {val_score:.4f}; lr {rate:.3g}",
                 flush=True,
             )
-    except SystemExit:  # SIGINT or SIGTERM; never in the middle of a step
+    except SystemExit:  # SIGINT or SIGTERM; never within a step
         save()
         raise
-
-    if len(progress.rows) < parameters.epochs:
-        print(f"stopped: no lower val loss for {parameters.patience} epoch(s)")
-
+    if progress.epochs < parameters.epochs:
+        print(f"stopped early: no lower val loss for {parameters.patience} epoch(s)")
     if group.rank:
         return
 
-    # --- Keep the weights that did best on val ---
+    # --- Write the model of the best epoch, the curves and the summary ---
     recorded = parameters.model_dump()
     if parameters.weights:
-        recorded["weights"] = {"sha256": parameters.weights["sha256"]}  # the file's place is this machine's
-    images = {"train": len(train), "val": len(val)}
-    model_file.save(model_file.MODEL, progress.best_weights, architecture, data, images, recorded, parameters.threads)
+        recorded["weights"] = {"sha256": parameters.weights["sha256"]}  # the path is of this machine
+    images_of = {"train": len(train), "val": len(val)}
+    model_file.save(
+        model_file.MODEL, progress.best_weights, architecture, data, images_of, recorded, parameters.threads
+    )
     write_table(CURVES, {name: [row[name] for row in progress.rows] for name in progress.rows[0]})
+    best = {name.replace("score", score_name): value for name, value in progress.best.items() if name != "lr"}
     summary = {
         "weights": sum(weight.numel() for weight in network.parameters()),
-        "epochs": len(progress.rows),
-        "best_epoch": progress.best["epoch"],
-        **{name.replace("score", score): value for name, value in progress.best.items() if name not in ("epoch", "lr")},
-        "processor": compute.processor(device),  # `make verify` demands equal bits on this kind alone
+        "epochs": progress.epochs,
+        "best_epoch": best.pop("epoch"),
+        **best,
+        "processor": compute.processor(device),  # `make verify` requires equal bits on the same kind only
     }
     write_text(SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     checkpoint.finish(key, progress)
 
 
-def nothing() -> None:
-    """What every process but the first does to save."""
+def train_step(
+    network: nn.Module,
+    loss_function: losses.LossFunction,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    targets: Tensor,
+    clip_norm: float | None,
+) -> tuple[float, Tensor]:
+    """Make one step: forward, loss, backward, step.
+
+    Args:
+        network: in training mode.
+        loss_function: the mean over the rows.
+        optimizer: of the network's weights.
+        images: (B, C, H, W) float32, standardized and augmented.
+        targets: (B,) class numbers or (B, classes) probabilities, or (B, quantities).
+        clip_norm: the largest L2 norm of the gradient; None: no limit.
+
+    Returns:
+        The loss before the step, and the outputs that it was computed from: (B, classes or quantities).
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    evaluated: list[Tensor] = []  # LBFGS evaluates the batch several times per step, first at the current weights
+
+    def forward_and_backward() -> float:
+        for weight in weights:
+            weight.grad = None
+        outputs = network(images)
+        evaluated.append(outputs.detach())
+        loss = loss_function(outputs, targets)
+        loss.backward()
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(weights, clip_norm)
+        return float(loss.detach())
+
+    loss = optimizers.plain_step(optimizer)(forward_and_backward)
+    return loss, evaluated[0]
 
 
-def ready(split: tensors.Split, loss: str) -> tensors.Split:
-    """A split with the targets that the loss wants.
+def validate(
+    network: nn.Module, loss_function: nn.Module, val: tensors.Split, device: torch.device, group: Group = SINGLE
+) -> tuple[float, float]:
+    """Return mean loss and score over the validation rows, in evaluation mode; the same on every rank."""
+    loss_function = copy.deepcopy(loss_function).to("cpu", torch.float64)
+    loss_sum, denominator, score_sums = 0.0, 0.0, torch.zeros(1, dtype=torch.float64)
+    for rows, outputs in outputs_of(network, val, device, group):
+        targets = val.targets[rows] if val.targets.dtype == torch.int64 else val.targets[rows].double()
+        weight = losses.denominator(loss_function, targets)
+        loss_sum += float(loss_function(outputs, targets)) * weight
+        denominator += weight
+        score_sums = score_sums + tasks.sums(outputs, targets)
+    loss = loss_sum / denominator if denominator else 0.0  # rank 0 alone has the outputs
+    return group.broadcast((loss, tasks.score(score_sums, val.targets)))
+
+
+def with_loss_targets(split: tensors.Split, loss: str) -> tensors.Split:
+    """Return a split with the targets that the loss compares outputs with.
 
     Raises:
-        UserError: the loss is of the other task.
+        UserError: the loss belongs to the other task.
     """
-    fitting = losses.OF_QUANTITIES if split.description.quantities else losses.OF_CLASSES
-    if loss not in fitting:
-        raise UserError(f"params.yaml: loss: {loss} is not for these targets; expected {', '.join(fitting)}")
-    return replace(split, targets=tasks.wanted(split.targets, split.description))
+    available = losses.OF_QUANTITIES if split.description.quantities else losses.OF_CLASSES
+    if loss not in available:
+        raise UserError(f"params.yaml: loss: {loss} does not fit these targets; expected {', '.join(available)}")
+    return replace(split, targets=tasks.loss_targets(split.targets, split.description))
+
+
+def refuse_batch_of_one(network: nn.Module, rows: int, batch_size: int) -> None:
+    """Refuse a last batch of one image: batch normalization needs two for a variance.
+
+    Raises:
+        UserError: the network normalizes batches, and the last batch of an epoch would have one image.
+    """
+    normalizes = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    if normalizes and (batch_size == 1 or rows % batch_size == 1):
+        raise UserError(
+            f"params.yaml: batch_size: {batch_size} leaves one of {rows:,} images for the last step, and the model's "
+            "batch normalization needs two; choose another batch_size"
+        )
+
+
+def require_finite(loss: float, name: str, when: str, rate: float) -> None:
+    """Stop the training at a loss that is not finite: it would not recover.
+
+    Raises:
+        UserError: the loss is infinite or NaN.
+    """
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the {name} became {loss} {when}, at lr {rate:g}; choose a lower lr, a longer warmup, or a clip_norm "
+            "such as 1.0"
+        )
 
 
 if __name__ == "__main__":

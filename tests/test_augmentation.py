@@ -15,7 +15,7 @@ TARGETS = torch.arange(ROWS) % 10
 
 def augmented(images: Tensor, **options: float) -> Tensor:
     torch.manual_seed(0)
-    return augmentation.build(options, 10)(images, TARGETS, slice(None), ROWS)[0]
+    return augmentation.build(options, 10)(images, TARGETS)[0]
 
 
 def spot(row: int, column: int, height: int = 21, width: int = 31) -> Tensor:
@@ -34,7 +34,7 @@ def centres(images: Tensor) -> Tensor:
 def test_nothing_is_drawn_where_nothing_is_asked_for() -> None:
     images = torch.randn(ROWS, 1, 8, 8)
     before = torch.get_rng_state()
-    same, targets = augmentation.build({"shift": 0}, 10)(images, TARGETS, slice(None), ROWS)
+    same, targets = augmentation.build({"shift": 0}, 10)(images, TARGETS)
     assert same is images
     assert targets is TARGETS
     assert torch.equal(torch.get_rng_state(), before)
@@ -95,7 +95,7 @@ def test_erasing_takes_a_rectangle_of_its_share() -> None:
 def test_mixup_blends_images_and_targets_alike() -> None:
     torch.manual_seed(0)
     images = torch.nn.functional.one_hot(TARGETS, 10).float()[:, None, None, :]
-    mixed, shares = augmentation.build({"mixup": 0.4}, 10)(images, TARGETS, slice(None), ROWS)
+    mixed, shares = augmentation.build({"mixup": 0.4}, 10)(images, TARGETS)
     torch.testing.assert_close(mixed[:, 0, 0], shares)
     torch.testing.assert_close(shares.sum(1), torch.ones(ROWS))
     assert torch.equal(shares.argmax(1), TARGETS)

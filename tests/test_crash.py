@@ -110,7 +110,7 @@ def test_after_a_change_it_starts_afresh(project: Project, tmp_path: Path, part:
     other = project.copy(tmp_path / "never interrupted")
     shutil.rmtree(other.root / ".state")
     printed = project.run("dvc", "repro").stdout
-    assert "going on" not in printed
+    assert "resuming" not in printed
     assert EPOCH.findall(printed) == ["1", "2", "3"]
     other.repro()
     assert artifacts(project) == artifacts(other)
@@ -134,7 +134,7 @@ def test_dvc_records_no_interrupted_training(project: Project, reproduced: Proje
     assert (project.root / "dvc.lock").read_bytes() == lock
     assert not list((project.root / "models").glob("*.json"))
     again = project.run("dvc", "repro").stdout
-    assert re.search(r"going on behind epoch [2-9], step \d+, of an interrupted run", again)
+    assert re.search(r"resuming after epoch [2-9], step \d+ of an interrupted run", again)
     assert max(Counter(EPOCH.findall(printed + again)).values()) == 1
     assert artifacts(project) == artifacts(reproduced)
 
@@ -157,7 +157,7 @@ def test_two_at_once(project: Project, reproduced: Project) -> None:
     os.killpg(running.process.pid, signal.SIGCONT)
     running.send(signal.SIGTERM)
     again = project.run("dvc", "repro").stdout
-    assert "going on behind epoch" in again
+    assert "resuming after epoch" in again
     assert artifacts(project) == artifacts(reproduced)
 
 
@@ -168,7 +168,7 @@ def test_no_room_for_a_file(project: Project, reproduced: Project, stage: str, p
     limit = [4, 0][part]  # blocks of 1024 bytes
     refused = project.run("bash", "-c", f"ulimit -f {limit}; exec python -m stages.{stage}", fails=True)
     assert refused.returncode == 1
-    assert re.fullmatch(rf"{stage}: error: \S+: .*too large.*; make room and run it again\n", refused.stderr), (
+    assert re.fullmatch(rf"{stage}: error: \S+: .*too large.*; free some space and run it again\n", refused.stderr), (
         refused.stderr
     )
     assert artifacts(project) == artifacts(reproduced)

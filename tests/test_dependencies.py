@@ -1,4 +1,4 @@
-"""dvc.yaml names exactly what a stage reads, modules, parameters and data: so DVC reruns what it must, and no more."""
+"""dvc.yaml lists exactly what a stage depends on, code, parameters and data: DVC reruns what it must, and no more."""
 
 import ast
 import importlib
@@ -17,6 +17,7 @@ PIPELINE = yaml.safe_load(
     (ROOT / "dvc.yaml").read_text().replace("${source}", "data/source").replace("${task}", "classification")
 )["stages"]
 MODULES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "stages").rglob("*.py"))
+PACKAGES = sorted({str(Path(module).parent) for module in MODULES if module.startswith("stages/lib/")})
 # Another value for every parameter.
 OTHERWISE = {
     "dataset": "mnist",
@@ -113,10 +114,20 @@ def test_the_stages_are_in_order() -> None:
 
 
 @pytest.mark.parametrize("stage", PIPELINE)
-def test_deps_are_the_modules_reached(stage: str) -> None:
-    declared = [dep for dep in PIPELINE[stage]["deps"] if dep.startswith("stages/")]
-    assert len(declared) == len(set(declared))
-    assert set(declared) == modules_reached(ROOT / f"stages/{stage}.py")
+def test_a_stage_lists_the_packages_that_it_imports_and_imports_all_of_each(stage: str) -> None:
+    code = [dep for dep in PIPELINE[stage]["deps"] if dep.startswith("stages/")]
+    assert code[0] == f"stages/{stage}.py"
+    assert code[1:] == sorted(set(code[1:])), "in alphabetical order, each once"
+    assert set(code[1:]) <= set(PACKAGES)
+    listed = {module for module in MODULES if str(Path(module).parent) in code[1:]}
+    assert modules_reached(ROOT / f"stages/{stage}.py") == {code[0]} | listed
+
+
+def test_every_module_belongs_to_a_stage() -> None:
+    scripts = {f"stages/{stage}.py" for stage in PIPELINE}
+    assert set(MODULES) == scripts | {module for module in MODULES if str(Path(module).parent) in PACKAGES}
+    assert set(PACKAGES) == {dep for stage in PIPELINE.values() for dep in stage["deps"]} & set(PACKAGES)
+    assert all(Path(package).parent == Path("stages/lib") for package in PACKAGES), "packages are not nested"
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -176,8 +187,8 @@ def test_a_stage_needs_nothing_that_it_does_not_list(reproduced: Project, tmp_pa
     }
 
 
-def test_an_edited_module_reruns_exactly_the_stages_that_import_it(project: Project) -> None:
-    """Asked of DVC itself, for one module at a time."""
+def test_an_edited_module_reruns_exactly_the_stages_that_list_its_package(project: Project) -> None:
+    """Ask DVC itself, after an edit of one module at a time."""
     program = """
 import json, pathlib, sys
 from dvc.repo import Repo
@@ -191,14 +202,20 @@ for name in sys.argv[1:]:
     path.write_text(text)
 print(json.dumps(answers))
 """
-    importing = {
-        name: [stage for stage in PIPELINE if name in modules_reached(ROOT / f"stages/{stage}.py")] for name in MODULES
-    }
-    reached = [name for name in MODULES if importing[name]]
-    answers = json.loads(project.run("python", "-c", program, *reached).stdout)
-    for name in reached:
-        expected = {stage: [{"changed deps": {name: "modified"}}] for stage in importing[name]}
-        assert answers[name] == expected, name
+    answers = json.loads(project.run("python", "-c", program, *MODULES).stdout)
+    for name in MODULES:
+        dep = name if Path(name).parent == Path("stages") else str(Path(name).parent)
+        users = [stage for stage in PIPELINE if dep in PIPELINE[stage]["deps"]]
+        assert users
+        assert answers[name] == {stage: [{"changed deps": {dep: "modified"}}] for stage in users}, name
+
+
+def test_compiled_bytecode_reruns_nothing(project: Project) -> None:
+    for package in PACKAGES:
+        folder = project.root / package / "__pycache__"
+        folder.mkdir(exist_ok=True)
+        (folder / "left_over.cpython-311.pyc").write_bytes(package.encode())
+    assert project.repro() == []
 
 
 def test_a_change_that_changes_no_byte_stops_there(project: Project) -> None:

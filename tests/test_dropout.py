@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from stages.lib.model import networks
-from stages.lib.model.dropout import QuickDropout, quicken
+from stages.lib.model.dropout import QuickDropout, use_quick_dropout
 
 
 @pytest.mark.parametrize("p", [0.001, 0.2, 0.5, 0.9])
@@ -89,7 +89,7 @@ def test_the_gradients_of_the_network_are_those_of_the_plain_modules() -> None:
 
 
 def test_in_any_network() -> None:
-    network = quicken(nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Dropout(0.3), nn.Dropout2d(0.4))))
+    network = use_quick_dropout(nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Dropout(0.3), nn.Dropout2d(0.4))))
     kinds = [type(part) for part in network.modules()]
     assert nn.Dropout not in kinds
     assert QuickDropout in kinds

@@ -8,7 +8,7 @@ from stages.lib.core.errors import UserError
 from stages.lib.model.tensors import Split
 from stages.lib.splits.description import DataDescription
 from stages.lib.training import losses
-from stages.lib.training.loop import validate
+from stages.train import validate
 
 TARGETS = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2, 2])
 
@@ -62,7 +62,7 @@ def test_the_val_loss_is_the_chosen_loss() -> None:
     ("arguments", "words"),
     [
         ({"weight": [1.0, 2.0]}, "weight tensor"),
-        ({"weight": "even"}, "refuses {'weight': 'even'}"),
+        ({"weight": "even"}, "rejects {'weight': 'even'}"),
         ({"label_smoothing": 2.0}, "label_smoothing must be between 0.0 and 1.0"),
         ({"label_smoothing": "much"}, "change loss_args"),
     ],
@@ -70,6 +70,6 @@ def test_the_val_loss_is_the_chosen_loss() -> None:
 def test_a_value_that_the_loss_refuses_is_one_line(arguments: dict[str, object], words: str) -> None:
     with pytest.raises(UserError) as refused:
         losses.build("CrossEntropyLoss", arguments, TARGETS, 3)
-    assert str(refused.value).startswith("params.yaml: CrossEntropyLoss refuses")
+    assert str(refused.value).startswith("params.yaml: CrossEntropyLoss rejects")
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -52,7 +52,7 @@ def test_a_description_of_another_network_is_refused(tmp_path: Path) -> None:
         content = unseal(path.read_text())
         content["architecture"] |= changed
         path.write_text(seal(content))
-        with pytest.raises(UserError, match="model.json: does not fit .*model.safetensors"):
+        with pytest.raises(UserError, match="model.json: does not match .*model.safetensors"):
             model_file.load(tmp_path / "model.safetensors")
 
 

@@ -67,12 +67,12 @@ def gives_logits(name: str, size: int, channels: int = 1) -> bool:
 @pytest.mark.torture(quick=len(QUICK), long=len(torchvision_networks.NAMES))
 def test_networks_of_torchvision_and_the_size_they_need(part: int, torture: bool) -> None:
     name = (torchvision_networks.NAMES if torture else QUICK)[part]
-    size = torchvision_networks.PIECES.get(name) or torchvision_networks.SMALLEST[name]
+    size = torchvision_networks.PATCHES.get(name) or torchvision_networks.SMALLEST[name]
     assert gives_logits(name, size)
     assert gives_logits(name, size, channels=3)
     if size > 1 and name != "maxvit_t":  # which rounds an odd side up
         assert not gives_logits(name, size - 1)
-    if name in torchvision_networks.PIECES:
+    if name in torchvision_networks.PATCHES:
         assert gives_logits(name, 2 * size)
 
 

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from stages.lib.core.errors import UserError
 from stages.lib.training import optimizers
-from stages.lib.training.loop import train_step
+from stages.train import train_step
 
 RATES = {"Adadelta": 1.0, "LBFGS": 0.5, "ASGD": 0.1, "Adafactor": 0.1}
 
@@ -48,14 +48,14 @@ def test_options_reach_the_optimizer() -> None:
 )
 def test_a_bad_value_of_an_option_is_refused(arguments: dict[str, object]) -> None:
     weights = [torch.nn.Parameter(torch.zeros(2))]
-    with pytest.raises(UserError, match=r"params.yaml: Adam refuses .*change that option"):
+    with pytest.raises(UserError, match=r"params.yaml: Adam rejects .*change that option"):
         optimizers.build("Adam", weights, lr=0.1, weight_decay=0.0, momentum=0.0, arguments=arguments)
 
 
 def test_a_value_that_only_a_step_refuses_is_refused_before() -> None:
     weights = [torch.nn.Parameter(torch.zeros(2))]
     arguments = {"line_search_fn": "wolf"}
-    with pytest.raises(UserError, match=r"params.yaml: LBFGS refuses .*strong_wolfe"):
+    with pytest.raises(UserError, match=r"params.yaml: LBFGS rejects .*strong_wolfe"):
         optimizers.build("LBFGS", weights, lr=0.1, weight_decay=0.0, momentum=0.0, arguments=arguments)
 
 

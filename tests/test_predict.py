@@ -24,7 +24,7 @@ from commands import predict as predict_stage
 from commands.lib import backgrounds, placing, unseen
 from stages.lib.core.errors import UserError
 from stages.lib.model import inference, model_file, tensors
-from stages.lib.model.distributed import ALONE
+from stages.lib.model.distributed import SINGLE
 from stages.lib.model.inference import outputs_of
 from stages.lib.preprocessing import geometry
 from stages.lib.splits import shards
@@ -90,12 +90,12 @@ def test_the_test_split_as_files_has_the_predictions_of_evaluate(project: Projec
     network, description = model_file.load(project.root / model_file.MODEL)
     split = tensors.read(project.root / "data/tensors/test", memory=0)
     device = torch.device("cpu")
-    logits = torch.cat([some for _, some in outputs_of(network, split, device, ALONE)])
+    logits = torch.cat([some for _, some in outputs_of(network, split, device, SINGLE)])
     files = unseen.files_of(folder)
     pixels = unseen.read(files, description.data, project.root / "pixels", tqdm(disable=True))
-    assert torch.equal(torch.cat([some for _, some in outputs_of(network, pixels, device, ALONE)]), logits)
+    assert torch.equal(torch.cat([some for _, some in outputs_of(network, pixels, device, SINGLE)]), logits)
     one = unseen.read(files[700:701], description.data, project.root / "pixels", tqdm(disable=True))
-    torch.testing.assert_close(next(outputs_of(network, one, device, ALONE))[1], logits[700:701], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(next(outputs_of(network, one, device, SINGLE))[1], logits[700:701], atol=1e-5, rtol=1e-5)
 
 
 def test_files_of_every_kind(project: Project) -> None:

@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     deeper = networks.build("mlp", shape=SHAPE, outputs=3, hidden=[6, 5, 5], activation="relu", dropout=0.0)
     refused(deeper.state_dict(), "is of another model: has layers.10.bias (2 too many)")
     sparse = {name: weight.to_sparse() for name, weight in small().state_dict().items()}
-    refused(sparse, "holds weights that cannot be taken over")
+    refused(sparse, "holds weights that cannot be loaded")
     refused({"a": 1}, "no weights that can be read; expected tensors by name")
     refused(small(), "no weights that can be read")  # a whole module, which would have to be unpickled
     path.write_bytes(b"\x00" * 100)

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from stages import train
+from stages.lib.model.batch_rows import BatchRows
 from stages.lib.model.distributed import Group
 from stages.lib.model.dropout import QuickDropout
 from stages.lib.training import checkpoint
@@ -53,7 +54,7 @@ def workers(running: Running) -> list[int]:
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 32, 33])
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_every_row_of_a_batch_falls_to_one_process(rows: int, size: int) -> None:
-    shares = [Group(rank, size).share(rows) for rank in range(size)]
+    shares = [Group(rank, size).rows_of(rows) for rank in range(size)]
     counting = [row for share in shares[:rows] for row in range(rows)[share]]
     assert counting == list(range(rows))
     lengths = [len(range(rows)[share]) for share in shares]
@@ -62,16 +63,14 @@ def test_every_row_of_a_batch_falls_to_one_process(rows: int, size: int) -> None
 
 
 def test_dropout_of_a_share_is_that_of_the_whole() -> None:
-    layer, units = QuickDropout(0.4), torch.ones(10, 37)
+    batch, units = BatchRows(), torch.ones(10, 37)
+    layer = QuickDropout(0.4, batch)
     torch.manual_seed(0)
     whole = layer(units)
-    try:
-        for rows in (slice(0, 3), slice(3, 10)):
-            QuickDropout.rows = rows, 10
-            torch.manual_seed(0)
-            assert torch.equal(layer(units[rows]), whole[rows])
-    finally:
-        QuickDropout.rows = None
+    for rows in (slice(0, 3), slice(3, 10)):
+        batch.select(rows, 10)
+        torch.manual_seed(0)
+        assert torch.equal(layer(units[rows]), whole[rows])
 
 
 @pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.torture(quick=0, long=1))])
@@ -123,7 +122,7 @@ def test_a_worker_that_is_killed_is_started_again_and_goes_on(tiny: Project) -> 
     running.wait_for("epoch   5/30")
     os.kill(workers(running)[1], signal.SIGKILL)
     printed = finished(running)
-    assert re.search(r"going on behind epoch \d+, step \d+, of an interrupted run", printed)
+    assert re.search(r"resuming after epoch \d+, step \d+ of an interrupted run", printed)
     assert outputs() == whole
 
 
@@ -133,7 +132,7 @@ def test_without_restarts_it_says_which_was_lost(tiny: Project) -> None:
     running.wait_for("epoch   2/500")
     os.kill(workers(running)[1], signal.SIGKILL)
     assert running.process.wait(timeout=120) == 1
-    assert "train: error: process 1 of this train ended with SIGKILL" in running.output.read_text()
+    assert "train: error: rank 1 of this train ended with SIGKILL" in running.output.read_text()
     assert "Traceback" not in running.output.read_text()
 
 
@@ -206,9 +205,7 @@ def test_a_machine_that_is_lost_ends_it_with_a_line(
     other = running[1 - lost]
     assert other.process.wait(timeout=90) != 0
     told = other.output.read_text()
-    assert re.search(
-        r"train: error: (process \d of 2 lost the others|TORCHRUN: the machines did not come together)", told
-    )
+    assert re.search(r"train: error: (rank \d of 2 lost the others|TORCHRUN: the machines did not meet)", told)
     assert "Traceback" not in told
     left = running[lost].output.read_text()
     assert "train: error: the launcher of this process is gone" in left or "lost the others" in left

@@ -35,13 +35,13 @@ def quantities(rows: int, seed: int = 0) -> torch.Tensor:
 
 def test_units_come_back() -> None:
     targets = quantities(100)
-    wanted = tasks.wanted(targets, DATA)
+    wanted = tasks.loss_targets(targets, DATA)
     assert wanted.dtype == torch.float32
     assert wanted.abs().max() < 5
-    torch.testing.assert_close(tasks.in_own_units(wanted.double(), DATA), targets, rtol=1e-6, atol=0)
+    torch.testing.assert_close(tasks.in_original_units(wanted.double(), DATA), targets, rtol=1e-6, atol=0)
     far = DATA.model_copy(update={"quantities": [Quantity(name="year", mean=1e9, std=1e-3)]})
     offset = torch.tensor([[1e9 + 1e-3], [1e9 - 2e-3]], dtype=torch.float64)
-    torch.testing.assert_close(tasks.wanted(offset, far), torch.tensor([[1.0], [-2.0]]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(tasks.loss_targets(offset, far), torch.tensor([[1.0], [-2.0]]), rtol=1e-3, atol=0)
 
 
 def test_the_score_of_a_training_epoch_is_r2() -> None:
@@ -77,7 +77,7 @@ def test_residuals_in_bins_of_round_numbers(scale: float) -> None:
 
 def test_errors_in_their_own_units_worst_first() -> None:
     targets = quantities(200)
-    outputs = tasks.wanted(targets, DATA).double()
+    outputs = tasks.loss_targets(targets, DATA).double()
     outputs[17, 0] += 3.0  # thirty years
     outputs[5, 1] -= 2.0
     files = [f"{row}.png" for row in range(1000, 1200)]

@@ -23,7 +23,7 @@ from stages.lib.core.parameters import load
 from stages.lib.model import model_file, tensors
 from stages.lib.splits import shards
 from stages.lib.splits.description import DataDescription
-from stages.lib.training import batches, checkpoint, loop
+from stages.lib.training import batches, checkpoint
 from tests.conftest import ROOT, environment
 
 TINY = {"hidden": [8], "activation": "tanh", "epochs": 4, "patience": None, "lr": 0.01, "batch_size": 8}
@@ -91,7 +91,7 @@ def test_keeps_the_weights_of_the_best_epoch(tiny: Path) -> None:
     assert best["epoch"] < 30
     assert summary["best_epoch"] == best["epoch"]
     network, _ = model_file.load(model_file.MODEL)
-    val_loss, _ = loop.validate(
+    val_loss, _ = train.validate(
         network, torch.nn.CrossEntropyLoss(), tensors.read(train.VAL, memory=0), torch.device("cpu")
     )
     assert val_loss == best["val_loss"] == summary["val_loss"]
@@ -103,7 +103,7 @@ def test_stops_when_val_gets_no_better(tiny: Path, capsys: pytest.CaptureFixture
     rows = curves()
     best = min(rows, key=lambda row: row["val_loss"])
     assert len(rows) == best["epoch"] + 3 < 200
-    assert "stopped: no lower val loss for 3 epoch(s)" in capsys.readouterr().out
+    assert "stopped early: no lower val loss for 3 epoch(s)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_goes_on_with_the_same_bits(
     capsys.readouterr()
     train.main()
     printed = capsys.readouterr().out
-    assert "going on behind epoch 2" in printed
+    assert "resuming after epoch 2" in printed
     assert "epoch   1/4" not in printed
     assert "epoch   3/4" in printed
     assert outputs() == whole
@@ -194,7 +194,7 @@ def test_what_batch_normalization_has_seen_is_kept(tiny: Path, monkeypatch: pyte
     whole = outputs()
     network, _ = model_file.load(model_file.MODEL)
     assert 25 <= int(network.state_dict()["conv1.1.num_batches_tracked"]) <= 50
-    steps, train_step = 0, loop.train_step
+    steps, train_step = 0, train.train_step
 
     def step(*arguments: Any) -> tuple[float, torch.Tensor]:
         nonlocal steps
@@ -203,7 +203,7 @@ def test_what_batch_normalization_has_seen_is_kept(tiny: Path, monkeypatch: pyte
             raise SystemExit(130)
         return train_step(*arguments)
 
-    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(train, "train_step", step)
     with pytest.raises(SystemExit):
         train.main()
     monkeypatch.undo()
@@ -244,16 +244,16 @@ def test_goes_on_in_the_middle_of_an_epoch(
             raise SystemExit(130)
         return validate(*arguments)
 
-    train_step, validate = loop.train_step, loop.validate
-    monkeypatch.setattr(loop, "train_step", step)
-    monkeypatch.setattr(loop, "validate", check)
+    train_step, validate = train.train_step, train.validate
+    monkeypatch.setattr(train, "train_step", step)
+    monkeypatch.setattr(train, "validate", check)
     with pytest.raises(SystemExit):
         train.main()
     capsys.readouterr()
     stop_behind = -1
     train.main()
     epoch, within = divmod(steps - 1, 25)
-    assert f"going on behind epoch {epoch}, step {within + 1}, of" in capsys.readouterr().out
+    assert f"resuming after epoch {epoch}, step {within + 1} of" in capsys.readouterr().out
     assert done == 100, "no step was done twice"
     assert outputs() == whole
 
@@ -261,7 +261,7 @@ def test_goes_on_in_the_middle_of_an_epoch(
 SIGNALS_WITHIN_A_STEP = """
 import os, signal, sys
 from stages import train
-from stages.lib import stage, training
+from stages.lib.core import process
 
 def step(*arguments):
     global steps
@@ -272,9 +272,9 @@ def step(*arguments):
             os.kill(os.getpid(), signal.SIGINT)
     return result
 
-steps, train_step, loop.train_step = 0, loop.train_step, step
-signal.signal(signal.SIGINT, stage._stop)
-stage.run(train.main)
+steps, train_step, train.train_step = 0, train.train_step, step
+signal.signal(signal.SIGINT, process._stop)
+process.run(train.main)
 """
 
 
@@ -291,7 +291,7 @@ def test_a_step_is_done_wholly_or_not_at_all(tiny: Path, times: int, saved: str)
     ended = run("-c", SIGNALS_WITHIN_A_STEP, str(times))
     assert ended.returncode == 130
     assert "Traceback" not in ended.stderr
-    assert f"going on behind {saved}, of an interrupted run" in run("-m", "stages.train").stdout
+    assert f"resuming after {saved} of an interrupted run" in run("-m", "stages.train").stdout
     assert outputs() == whole
 
 
@@ -314,7 +314,7 @@ def test_saves_within_an_epoch(tiny: Path, monkeypatch: pytest.MonkeyPatch, caps
     """What a SIGKILL leaves: nothing is saved on the way out, but time has saved before."""
     train.main()
     whole = outputs()
-    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
     save, saved = checkpoint.save, 0
 
     def save_and_stop(*arguments: Any) -> None:
@@ -329,7 +329,7 @@ def test_saves_within_an_epoch(tiny: Path, monkeypatch: pytest.MonkeyPatch, caps
             train.main()
     capsys.readouterr()
     train.main()
-    assert "going on behind epoch 1, step 14," in capsys.readouterr().out  # 25 steps, the epoch's end, 14 steps
+    assert "resuming after epoch 1, step 14 of" in capsys.readouterr().out  # 25 steps, the epoch's end, 14 steps
     assert outputs() == whole
 
 
@@ -343,14 +343,14 @@ def test_what_is_finished_is_not_trained_again_until_dvc_has_recorded_it(
         Path(name).unlink()
     capsys.readouterr()
     train.main()
-    assert capsys.readouterr().out == "going on behind epoch 4, step 0, of an interrupted run\n"
+    assert capsys.readouterr().out == "resuming after epoch 4, step 0 of an interrupted run\n"
     assert outputs() == whole
     (state,) = checkpoint.STATES.iterdir()
     checkpoint.DVC_LOCK.touch()
     os.utime(checkpoint.DVC_LOCK, ns=(0, state.stat().st_mtime_ns + 1))
     train.main()
     printed = capsys.readouterr().out
-    assert "going on" not in printed
+    assert "resuming" not in printed
     assert "epoch   1/4" in printed
     assert outputs() == whole
 
@@ -371,7 +371,7 @@ def test_starts_afresh_after_a_change(
         edited.write_text(Path(batches.__file__).read_text() + "\n# another line\n")
         monkeypatch.setattr(batches, "__file__", str(edited))
     train.main()
-    assert "going on" not in capsys.readouterr().out
+    assert "resuming" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -403,7 +403,7 @@ def test_a_loss_that_is_no_number_stops_it(tiny: Path) -> None:
 def test_weights_that_are_no_numbers_are_never_kept(tiny: Path) -> None:
     """The loss before the last step of an epoch may be fine, and the weights behind it no longer."""
     choose(optimizer="SGD", lr=3e38, weight_decay=1e10, batch_size=1000, epochs=1)
-    with pytest.raises(UserError, match=r"the val loss became (nan|inf) behind epoch 1, at lr 3e\+38"):
+    with pytest.raises(UserError, match=r"the val loss became (nan|inf) after epoch 1, at lr 3e\+38"):
         train.main()
     assert not Path("models").exists()
 
@@ -435,7 +435,7 @@ def test_with_lbfgs_accuracy_is_of_the_weights_that_the_loss_is_of() -> None:
     network = torch.nn.Linear(4, 3)
     before = network(images).detach()
     optimizer = torch.optim.LBFGS(network.parameters(), lr=1.0)
-    loss, logits = loop.train_step(network, torch.nn.CrossEntropyLoss(), optimizer, images, targets, clip_norm=None)
+    loss, logits = train.train_step(network, torch.nn.CrossEntropyLoss(), optimizer, images, targets, clip_norm=None)
     assert torch.equal(logits, before)
     assert loss == float(torch.nn.functional.cross_entropy(before, targets))
     assert not torch.equal(network(images), before)
@@ -454,5 +454,5 @@ def test_dropout_is_off_while_scoring(tiny: Path) -> None:
     network, _ = model_file.load(model_file.MODEL)
     network.train()  # as the training loop leaves it
     val = tensors.read(train.VAL, memory=0)
-    first, again = (loop.validate(network, torch.nn.CrossEntropyLoss(), val, torch.device("cpu")) for _ in range(2))
+    first, again = (train.validate(network, torch.nn.CrossEntropyLoss(), val, torch.device("cpu")) for _ in range(2))
     assert first == again

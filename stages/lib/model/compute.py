@@ -1,4 +1,4 @@
-"""Where and how torch computes: the device, and the settings that make two equal runs equal to the last bit."""
+"""The device, and the settings that make two equal runs equal to the last bit."""
 
 import os
 import platform
@@ -15,13 +15,13 @@ MODEL_FIELDS = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part
 
 
 def prepare(threads: int) -> torch.device:
-    """Fix the number of threads, ask for deterministic algorithms, and give the device to compute on.
+    """Set the number of threads, require deterministic algorithms, and return the device to compute on.
 
-    `DEVICE` in the environment names it ("cpu", "cuda", "cuda:1"); unset, it is the CPU, which every machine has:
-    another kind of device gives other last bits. Of several processes on a machine each takes the GPU of its number.
+    `DEVICE` in the environment names it ("cpu", "cuda", "cuda:1"). The default is the CPU, which every machine has:
+    another kind of device gives other last bits. With several ranks on a machine each takes the GPU of its local rank.
 
     Raises:
-        UserError: DEVICE names none, or one that is not there.
+        UserError: DEVICE names no device, or one that is missing.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     torch.set_num_threads(threads)
@@ -34,16 +34,16 @@ def prepare(threads: int) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
-        reason = re.split(r"\.(?: |$)|\n", str(error), maxsplit=1)[0]  # torch goes on with every backend it knows
+        reason = re.split(r"\.(?: |$)|\n", str(error), maxsplit=1)[0]  # torch goes on to list every backend
         raise UserError(f"DEVICE: cannot compute on `{name}` ({reason}); unset DEVICE for the CPU") from error
     return device
 
 
 def processor(device: torch.device) -> str:
-    """Name the kind of processor that computes on `device`, such as "x86_64 AuthenticAMD 26 2 AVX512".
+    """Return the kind of processor behind `device`, such as "x86_64 AuthenticAMD 26 2 AVX512".
 
-    Another kind rounds the last bits differently: vendor and model choose the kernels of the matrix library, and the
-    vector instructions those of PyTorch.
+    Another kind rounds the last bits differently: vendor and model select the kernels of the matrix library, the vector
+    instructions those of PyTorch.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -59,7 +59,7 @@ def processor(device: torch.device) -> str:
 
 
 class InBfloat16(nn.Module):
-    """A network whose matrix products are taken in bfloat16 by `torch.autocast`; its weights stay float32."""
+    """A network whose matrix products run in bfloat16 under `torch.autocast`; its weights stay float32."""
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         super().__init__()
@@ -72,16 +72,16 @@ class InBfloat16(nn.Module):
 
 
 def for_training(network: nn.Module, device: torch.device, *, precision: str, compiled: bool) -> nn.Module:
-    """A network as training calls it: `precision` float32 or bfloat16, and compiled by `torch.compile` if asked for."""
+    """Wrap a network for training: in `precision` float32 or bfloat16, compiled by `torch.compile` on request."""
     if compiled:
         network = torch.compile(network)  # type: ignore[assignment]  # which is a Module as well
     return InBfloat16(network, device) if precision == "bfloat16" else network
 
 
 def seed(device: torch.device, number: int) -> None:
-    """Seed the generator that dropout and fresh weights draw from on this device.
+    """Seed torch's default generator of one device.
 
-    `torch.manual_seed` seeds those of all devices, which takes 70 times as long: too long for every step.
+    `torch.manual_seed` seeds the generators of all devices and takes 70 times as long: too long for every step.
     """
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(number)

@@ -1,63 +1,66 @@
-"""Dropout whose masks are drawn several at a time: the mathematics of `torch.nn.Dropout`, at a fraction of its cost.
+"""Dropout with fast random masks: the mathematics of `torch.nn.Dropout` at a fraction of its cost on a CPU.
 
-On a CPU torch draws one number for each unit, which takes longer than the layer before it. Here one 64-bit number
-decides on four units, 16 bits each: the probability is that of params.yaml to within 1 / 131,072, and what is kept is
-scaled by just the share that is kept, so that the expected value is exact. Other devices use torch's own.
+torch draws one random number per unit, which takes longer than the layer before it. Here one 64-bit number decides on
+four units, 16 bits each: the probability is exact to within 1 / 131,072, and kept units are scaled by exactly the share
+that is kept, so that the expected value is unchanged. Other devices use torch's dropout.
 """
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
+from stages.lib.model.batch_rows import BatchRows
+
 LANE = 1 << 16  # values of 16 bits
-MOST_NEGATIVE = -(1 << 63)
+INT64_MIN = -(1 << 63)
 
 
 class QuickDropout(nn.Module):
-    """Each unit is 0 with probability `p` while training, the others scaled so that their expected value stays.
+    """Zeroes each unit with probability `p` in training mode and scales the others, as `torch.nn.Dropout` does.
 
-    Of several processes each draws for all rows of a batch, and takes what falls to its own: 36 us more for twice 128
-    rows of 352 units, and as many processes as may be drop the same units.
+    With several ranks each draws the masks of the whole batch and uses those of its own rows, so that any number of
+    ranks drops the same units: 36 us more for twice 128 rows of 352 units.
     """
 
-    rows: ClassVar[tuple[slice, int] | None] = None  # which of how many rows of a batch are seen here; None: all
+    def __init__(self, p: float, batch: BatchRows | None = None) -> None:
+        """Make the layer.
 
-    def __init__(self, p: float) -> None:
+        Args:
+            p: probability of dropping a unit, below 1.
+            batch: the rows of the current batch, kept up to date by the process group; None: one process has them all.
+        """
         super().__init__()
         self.p = p
+        self.batch = batch or BatchRows()
         self.dropped = min(round(p * LANE), LANE - 1)  # of LANE values
-        self.kept = LANE / (LANE - self.dropped)  # what a kept unit is multiplied by
-        self.steep = 1 << math.ceil(math.log2(self.kept))  # a power of two: then no product below is rounded
-        self.bound = torch.tensor(float(-self.steep * (self.dropped - 1 - LANE // 2)))
+        self.scale = LANE / (LANE - self.dropped)  # of the kept units
+        self.slope = 1 << math.ceil(math.log2(self.scale))  # a power of two: no product below is rounded
+        self.offset = torch.tensor(float(-self.slope * (self.dropped - 1 - LANE // 2)))
 
     def forward(self, units: Tensor) -> Tensor:
         if not self.training or self.dropped == 0:
             return units
         if units.device.type != "cpu":
             return dropout(units, self.p)
-        number, before, behind = units.numel(), 0, 0
-        if self.rows:
-            mine, all_rows = self.rows
-            of_a_row = number // (mine.stop - mine.start)
-            before, behind = mine.start * of_a_row, (all_rows - mine.stop) * of_a_row
-        random = torch.empty(-(-(before + number + behind) // 4), dtype=torch.int64).random_(MOST_NEGATIVE, None)
-        lanes = random.view(torch.int16)[before : before + number].view(units.shape)  # evenly from -LANE / 2 on
-        # 0 where a lane is below the bound, and from `steep` upwards from it on, which the clamp cuts to `kept`: two
-        # vectorized passes, where comparing and scaling takes three.
-        mask = torch.add(self.bound, lanes, alpha=self.steep).clamp_(0, self.kept)
+        number = units.numel()
+        before, after = self.batch.outside(number)  # the units of other ranks' rows
+        random = torch.empty(-(-(before + number + after) // 4), dtype=torch.int64).random_(INT64_MIN, None)
+        lanes = random.view(torch.int16)[before : before + number].view(units.shape)  # uniform, from -LANE / 2 on
+        # 0 for a lane below the threshold, at least `slope` above it, which the clamp limits to `scale`: two vectorized
+        # passes, where comparing and scaling takes three.
+        mask = torch.add(self.offset, lanes, alpha=self.slope).clamp_(0, self.scale)
         return units * mask.to(units.dtype)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
-def quicken(network: nn.Module) -> nn.Module:
-    """Put it in the place of every `torch.nn.Dropout` in a network."""
+def use_quick_dropout(network: nn.Module, batch: BatchRows | None = None) -> nn.Module:
+    """Replace every `torch.nn.Dropout` in a network by `QuickDropout`."""
     for parent in network.modules():
-        for name, part in parent.named_children():
-            if type(part) is nn.Dropout:
-                setattr(parent, name, QuickDropout(part.p))
+        for name, module in parent.named_children():
+            if type(module) is nn.Dropout:
+                setattr(parent, name, QuickDropout(module.p, batch))
     return network

@@ -1,4 +1,4 @@
-"""What a network says about every row of a split, or of images that no stage has seen."""
+"""The outputs of a network for every row of a split, or for other images."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -10,12 +10,12 @@ from stages.lib.model.distributed import Group
 from stages.lib.model.tensors import Standardize
 from stages.lib.splits.description import DataDescription
 
-# Rows and pixels at a time; not parameters, though other numbers may change the last bits.
-MOST_ROWS, MOST_PIXELS = 1000, 8_000_000
+# Of a batch; not parameters, though other numbers may change the last bits.
+MAX_ROWS, MAX_PIXELS = 1000, 8_000_000
 
 
 class Rows(Protocol):
-    """Images that are read some at a time, such as a `tensors.Split`."""
+    """Images that are read in batches, such as a `tensors.Split`."""
 
     @property
     def description(self) -> DataDescription: ...
@@ -23,29 +23,29 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def rows(self, first: int, last: int) -> Tensor:
-        """The images of rows `first` to before `last`: (n, C, H, W), bytes or standardized."""
+        """Return the images of rows `first` up to but not including `last`: (n, C, H, W), bytes or standardized."""
 
 
 def rows_at_a_time(description: DataDescription) -> int:
-    """How many images the network is given together."""
-    return max(1, min(MOST_ROWS, MOST_PIXELS // description.pixels))
+    """Return how many images make a batch."""
+    return max(1, min(MAX_ROWS, MAX_PIXELS // description.pixels))
 
 
 @torch.inference_mode()
 def outputs_of(network: nn.Module, split: Rows, device: torch.device, group: Group) -> Iterator[tuple[slice, Tensor]]:
-    """Logits, or standardized quantities, of all rows in their order, dropout off.
+    """Compute the logits, or standardized quantities, of all rows in their order, in evaluation mode.
 
-    Of several processes each takes its turn at the rows, in the pieces of one process, and the first one has them all.
+    Batches go round-robin to the ranks; rank 0 gathers the outputs.
 
     Yields:
-        In the first process: some rows, and what the network says of them: (n, outputs) float64 on the CPU.
+        On rank 0: the rows of a batch, and their outputs (n, outputs) float64 on the CPU. On other ranks: nothing.
     """
     network.eval()
     standardize = Standardize(split.description).to(device)
     rows = rows_at_a_time(split.description)
-    pieces = [slice(first, min(first + rows, len(split))) for first in range(0, len(split), rows)]
-    for turn in range(0, len(pieces), group.size):
-        outputs = torch.empty(0)
-        for some in pieces[turn + group.rank : turn + group.rank + 1]:
-            outputs = network(standardize(split.rows(some.start, some.stop).to(device))).cpu().double()
-        yield from zip(pieces[turn : turn + group.size], group.to_first(outputs), strict=False)
+    batches = [slice(first, min(first + rows, len(split))) for first in range(0, len(split), rows)]
+    for first in range(0, len(batches), group.size):
+        outputs = torch.empty(0)  # of a rank without a batch in the last round
+        for batch in batches[first + group.rank : first + group.rank + 1]:
+            outputs = network(standardize(split.rows(batch.start, batch.stop).to(device))).cpu().double()
+        yield from zip(batches[first : first + group.size], group.gather(outputs), strict=False)

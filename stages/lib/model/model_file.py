@@ -1,7 +1,7 @@
-"""The model on disk: model.safetensors, the weights, and model.json beside it, all that is needed to use them.
+"""The model on disk: model.safetensors, the weights, and model.json, everything that is needed to use them.
 
-model.json is sealed and holds the sha256 of the weights: a changed bit in either file is an error, not another model.
-`load()` rebuilds the network without `params.yaml` and without the code that trained it.
+model.json is sealed and holds the SHA-256 of the weights: a changed bit in either file is an error, not another model.
+`load()` rebuilds the network without `params.yaml` and without the training code.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import replacing, write_text
 from stages.lib.core.sealed import seal, unseal
 from stages.lib.model import networks
+from stages.lib.model.batch_rows import BatchRows
 from stages.lib.splits.description import DataDescription
 
 VERSION = "0.1.0"  # of this project, as in pyproject.toml
@@ -28,7 +29,7 @@ class _Strict(BaseModel):
 
 
 class Architecture(_Strict):
-    """The arguments of `networks.build` that the data do not give."""
+    """The arguments of `networks.build` that do not follow from the data."""
 
     model: str
     hidden: list[int]
@@ -37,21 +38,21 @@ class Architecture(_Strict):
 
 
 class Versions(_Strict):
-    """What made the model; another version may give other last bits."""
+    """The versions that trained the model; others may give other last bits."""
 
     project: str
     torch: str
 
 
 class ModelDescription(_Strict):
-    """What model.json holds; nothing in it differs between two equal runs."""
+    """The content of model.json, equal for two equal runs."""
 
     format: Literal[2]
     architecture: Architecture
     data: DataDescription
-    images: dict[str, int]  # of train, which it learned from, and of val, which chose the epoch
+    images: dict[str, int]  # rows of train, and of val, which selected the epoch
     parameters: dict[str, Any]  # every parameter of the training, for people to read
-    threads: int = Field(ge=1)  # CPU threads that it was trained and validated with
+    threads: int = Field(ge=1)  # CPU threads of the training
     weights_sha256: str
     versions: Versions
 
@@ -65,9 +66,9 @@ def save(
     parameters: dict[str, Any],
     threads: int,
 ) -> None:
-    """Write both files: `path`, the weights, and what they are, the same with .json at its end.
+    """Write the weights to `path` and their description beside it, with the suffix .json.
 
-    Between the two writes they do not fit each other, which `load` finds out by the sha256.
+    Between the two writes they do not match, which `load` detects by the SHA-256.
     """
     content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in weights.items()})
     description = ModelDescription(
@@ -86,32 +87,32 @@ def save(
 
 
 def load(path: Path) -> tuple[nn.Module, ModelDescription]:
-    """The trained network with the weights in `path`, in evaluation mode, and the description beside them.
+    """Return the network with the weights in `path`, in evaluation mode, and its description.
 
     Raises:
-        UserError: a file is missing or damaged, or the two do not belong together.
+        UserError: a file is missing or damaged, or the two do not match.
     """
     remedy = "`dvc repro --force train` makes both files again"
-    beside = path.with_suffix(".json")
+    description_path = path.with_suffix(".json")
     try:
-        description = ModelDescription.model_validate(unseal(beside.read_bytes()))
+        description = ModelDescription.model_validate(unseal(description_path.read_bytes()))
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{error.filename}: {reason(error)}; run `dvc repro`, which trains first") from error
     except ValueError as error:
-        raise UserError(f"{beside}: damaged ({reason(error)}); {remedy}") from error
+        raise UserError(f"{description_path}: damaged ({reason(error)}); {remedy}") from error
     if hashlib.sha256(content).hexdigest() != description.weights_sha256:
-        raise UserError(f"{path}: not the weights that {beside} describes; {remedy}")
+        raise UserError(f"{path}: not the weights that {description_path} describes; {remedy}")
     try:
         weights = safetensors.torch.load(content)
-        with torch.device("meta"):  # shapes alone: a description may tell of more than the memory holds
+        with torch.device("meta"):  # shapes only: a damaged description may ask for more than the memory holds
             expected = build(description.architecture, description.data).state_dict()
         if _shapes(weights) != _shapes(expected):
-            raise ValueError("other weights than its architecture has")
+            raise ValueError("its architecture has other weights")
         network = build(description.architecture, description.data)
         network.load_state_dict(weights)
     except (RuntimeError, KeyError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(f"{beside}: does not fit {path} ({reason(error)}); {remedy}") from error
+        raise UserError(f"{description_path}: does not match {path} ({reason(error)}); {remedy}") from error
     return network.eval(), description
 
 
@@ -119,6 +120,6 @@ def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
     return {name: weight.shape for name, weight in weights.items()}
 
 
-def build(architecture: Architecture, data: DataDescription) -> nn.Module:
-    """A network of this architecture for these data, with fresh weights."""
-    return networks.build(**architecture.model_dump(), shape=data.shape, outputs=data.outputs)
+def build(architecture: Architecture, data: DataDescription, batch: BatchRows | None = None) -> nn.Module:
+    """Build a network of this architecture for these data, with fresh weights."""
+    return networks.build(**architecture.model_dump(), shape=data.shape, outputs=data.outputs, batch=batch)

@@ -1,9 +1,8 @@
-"""The networks: from standardized images to logits, one number per class and not yet a probability; or, of a
-regression, to standardized quantities.
+"""The networks: from standardized images to logits, or, for a regression, to standardized quantities.
 
     images (B, C, H, W) float32 -> (B, outputs) float32
 
-A network of your own joins by a class here and a line in NETWORKS; those of torchvision are there by their names.
+To add a network, write a class here and add a line to NETWORKS. Those of torchvision are available by their names.
 """
 
 import math
@@ -12,7 +11,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from stages.lib.model import torchvision_networks
-from stages.lib.model.dropout import quicken
+from stages.lib.model.batch_rows import BatchRows
+from stages.lib.model.dropout import use_quick_dropout
 
 
 class MLP(nn.Module):
@@ -43,7 +43,7 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """Two blocks of 3 x 3 convolution, ReLU and 2 x 2 maximum (16 and 32 channels), then an `MLP` on what they find."""
+    """Two blocks of 3 x 3 convolution, ReLU and 2 x 2 max pooling (16 and 32 channels), then an `MLP`."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ NETWORKS = {"mlp": MLP, "cnn": CNN}
 NAMES = [*NETWORKS, *torchvision_networks.NAMES]
 SMALLEST = {"cnn": 4, **torchvision_networks.SMALLEST}  # pixels a side
 
-# The activations of torch.nn that need no argument and work on each number by itself.
+# The elementwise activations of torch.nn that need no argument.
 ACTIVATIONS = {
     name.lower(): name
     for name in nn.modules.activation.__all__
@@ -83,7 +83,7 @@ ACTIVATIONS = {
 
 
 def make_activation(name: str) -> nn.Module:
-    """A new activation module: "tanh" -> `torch.nn.Tanh()`."""
+    """Make an activation module: "tanh" -> `torch.nn.Tanh()`."""
     module: nn.Module = getattr(nn, ACTIVATIONS[name])()
     return module
 
@@ -96,18 +96,20 @@ def build(
     hidden: Sequence[int],
     activation: str | Sequence[str],
     dropout: float,
+    batch: BatchRows | None = None,
 ) -> nn.Module:
-    """A network with fresh weights, drawn from torch's global generator.
+    """Build a network with fresh weights, drawn from torch's global generator.
 
     Args:
-        model: name in NAMES; one of torchvision's brings layers and dropout of its own.
+        model: name in NAMES; a network of torchvision brings its own layers and dropout.
         shape: channels, height and width of an image, in pixels.
-        outputs: how many numbers for an image.
+        outputs: numbers per image.
         hidden: widths of the hidden layers.
         activation: a name in ACTIVATIONS for all hidden layers, or one for each.
-        dropout: probability that a hidden unit is left out of a training step.
+        dropout: probability of dropping a hidden unit in a training step.
+        batch: the rows of the current batch, if several ranks share it.
     """
     if model not in NETWORKS:
-        return quicken(torchvision_networks.build(model, shape, outputs))
+        return use_quick_dropout(torchvision_networks.build(model, shape, outputs), batch)
     activations = [activation] * len(hidden) if isinstance(activation, str) else activation
-    return quicken(NETWORKS[model](shape, outputs, hidden, activations, dropout))
+    return use_quick_dropout(NETWORKS[model](shape, outputs, hidden, activations, dropout), batch)

@@ -1,6 +1,6 @@
-"""Classification and regression, as a training sees them: what a network's outputs are held against, and how well.
+"""Classification and regression: the targets that a loss compares outputs with, and the score.
 
-               targets of a split                           wanted by the loss                 score
+               targets of a split                           targets of the loss                score
 classification class numbers (N,) int64                     the same                           accuracy
 regression     (N, quantities) float64, in their own units  standardized as float32, by the    R2
                                                             mean and std of the training rows
@@ -13,28 +13,28 @@ from stages.lib.splits.description import DataDescription
 
 
 def score_name(data: DataDescription) -> str:
-    """What the score is called."""
+    """Return the name of the score."""
     return "r2" if data.quantities else "accuracy"
 
 
-def wanted(targets: Tensor, data: DataDescription) -> Tensor:
-    """What the loss compares outputs with."""
+def loss_targets(targets: Tensor, data: DataDescription) -> Tensor:
+    """Return what the loss compares outputs with."""
     if not data.quantities:
         return targets
     mean, std = _scale(data)
     return ((targets - mean) / std).float()
 
 
-def in_own_units(outputs: Tensor, data: DataDescription) -> Tensor:
-    """The quantities behind a regression's outputs: (N, quantities) float64 -> the same."""
+def in_original_units(outputs: Tensor, data: DataDescription) -> Tensor:
+    """Undo the standardization of a regression's outputs: (N, quantities) float64 -> the same shape and dtype."""
     mean, std = _scale(data)
     return outputs * std + mean
 
 
 def score_sum(outputs: Tensor, targets: Tensor) -> float:
-    """What a batch adds to the score, which is the mean over all training rows.
+    """Return the sum over a batch of the score, whose mean over all training rows is reported.
 
-    The standardized quantities of the training rows have mean 0 and variance 1: there R2 is 1 less the mean square.
+    The standardized quantities of the training rows have variance 1: there R2 is 1 minus the mean squared error.
 
     Args:
         outputs: (B, classes or quantities).
@@ -46,7 +46,7 @@ def score_sum(outputs: Tensor, targets: Tensor) -> float:
 
 
 def sums(outputs: Tensor, targets: Tensor) -> Tensor:
-    """What some rows add to what `score` needs: how many are right, (1,), or squared errors, (quantities,); float64.
+    """Return the sums that `score` needs: correct rows, (1,), or squared errors, (quantities,); float64.
 
     Args:
         outputs: (n, classes or quantities) float64.
@@ -57,19 +57,19 @@ def sums(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().sum(0)
 
 
-def score(found: Tensor, targets: Tensor) -> float:
-    """Accuracy, or the mean R2 of the quantities, of a whole split; 0 where all its rows are the same.
+def score(total: Tensor, targets: Tensor) -> float:
+    """Return the accuracy, or the mean R2 of the quantities (0 for one that is constant), of a whole split.
 
     Args:
-        found: the sum of `sums` over all rows.
+        total: the sum of `sums` over all rows.
         targets: of all rows.
     """
     if targets.dtype == torch.int64:
-        return float(found) / len(targets)
-    wanted = targets.double()
-    spread = (wanted - wanted.mean(0)).square().sum(0)
-    differ = wanted.amin(0) != wanted.amax(0)
-    return float(torch.where(differ, 1 - found / spread, 0.0).mean())
+        return float(total) / len(targets)
+    values = targets.double()
+    variation = (values - values.mean(0)).square().sum(0)
+    varies = values.amin(0) != values.amax(0)
+    return float(torch.where(varies, 1 - total / variation, 0.0).mean())
 
 
 def _scale(data: DataDescription) -> tuple[Tensor, Tensor]:

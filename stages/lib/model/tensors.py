@@ -1,7 +1,7 @@
-"""A split as train and evaluate compute with it: torch tensors, of the images as many as memory is to hold.
+"""A split as train and evaluate use it: torch tensors, whose images stay on disk if they exceed a memory limit.
 
-Images are standardized, (pixel / 255 - mean) / std of each channel, either by cache once and for all, or, where it left
-them the bytes that they are, here, when a batch of them is about to be used.
+Images are standardized, (pixel / 255 - mean) / std per channel: by the stage `cache`, or, if it stored bytes, here, one
+batch at a time.
 """
 
 import os
@@ -19,20 +19,20 @@ from stages.lib.splits.description import DataDescription
 class Split:
     """One split."""
 
-    images: Tensor | shards.OnDisk  # (N, C, H, W) uint8, float32 or float16; on the disk what memory is not to hold
+    images: Tensor | shards.OnDisk  # (N, C, H, W) uint8, float32 or float16; on disk if they exceed the limit
     targets: Tensor  # (N,) int64, class numbers, or (N, quantities) float64
     index: Tensor  # (N,) int64, rows of the source
     description: DataDescription
-    sha256: str  # hex, of all of it
-    files: list[str] | None = None  # paths of the rows below the source, of a test split whose source has files
+    sha256: str  # hex, of the whole split
+    files: list[str] | None = None  # path of each row below the source; of a test split whose source has files
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def rows(self, first: int, last: int) -> Tensor:
-        """The images of rows `first` to before `last`, as they are stored.
+        """Return the images of rows `first` up to but not including `last`, as they are stored.
 
-        In memory of their own: where a piece of a tensor happens to lie would change the last bits of a product.
+        In newly allocated memory: the alignment of a slice would change the last bits of a matrix product.
         """
         if isinstance(self.images, Tensor):
             return self.images[first:last].clone()
@@ -40,7 +40,7 @@ class Split:
 
 
 def read(folder: Path, memory: int) -> Split:
-    """A split; its images in memory if they take at most `memory` bytes.
+    """Read a split; its images into memory if they take at most `memory` bytes.
 
     Raises:
         UserError: a file is missing, damaged, or not what cache writes.
@@ -54,9 +54,9 @@ def read(folder: Path, memory: int) -> Split:
 
 
 def on_device(split: Split, device: torch.device) -> Split:
-    """The split with images and targets on a GPU, if memory holds the images and half of what is free there does.
+    """Move images and targets to a GPU if the images are in memory and take at most half of what is free there.
 
-    Then no step waits for a copy. Processes that load ahead cannot reach them there: they are left where they are.
+    Then no step waits for a copy. Data loader workers cannot read from a GPU: with them, the split stays where it is.
     """
     if device.type == "cpu" or not isinstance(split.images, Tensor) or os.environ.get("LOADER_WORKERS", "0") != "0":
         return split
@@ -66,9 +66,9 @@ def on_device(split: Split, device: torch.device) -> Split:
 
 
 class Standardize(nn.Module):
-    """Stored images of any type (B, C, H, W) -> float32, standardized.
+    """Stored images (B, C, H, W) of any dtype -> float32, standardized.
 
-    Bytes are scaled and shifted in float32: within rounding of what cache computes in double precision.
+    Bytes are scaled and shifted in float32: within rounding of what `cache` computes in double precision.
     """
 
     scale: Tensor  # (C, 1, 1) float32

@@ -1,14 +1,14 @@
-"""The classification networks of torchvision, by its own names, with fresh weights, for images of any channels.
+"""The classification networks of torchvision, by its names, with fresh weights, for images of any number of channels.
 
-They bring layers and dropout of their own: of the parameters of a network only `model` is theirs. The regnets are left
-out: they cannot be built without memory for their weights, as is done to check a file of weights.
+They define their own layers and dropout: of a network's parameters they use only `model`. The regnets are missing: they
+cannot be built on the meta device, which is how a file of weights is checked.
 """
 
 from typing import Any
 
 from torch import nn
 
-# Pixels a side that a network needs at least to give logits, found by trying.
+# Least pixels a side with which a network gives logits, measured.
 SMALLEST = {
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), 1),
     **dict.fromkeys(("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"), 1),
@@ -28,22 +28,22 @@ SMALLEST = {
     "alexnet": 63,
     "inception_v3": 75,
 }
-# Networks that cut the image into equal pieces: its side has to be a multiple of these pixels.
-PIECES = {"vit_b_16": 16, "vit_l_16": 16, "vit_b_32": 32, "vit_l_32": 32, "vit_h_14": 14, "maxvit_t": 224}
-NAMES = [*SMALLEST, *PIECES]
+# Networks that divide the image into patches: its side has to be a multiple of these pixels.
+PATCHES = {"vit_b_16": 16, "vit_l_16": 16, "vit_b_32": 32, "vit_l_32": 32, "vit_h_14": 14, "maxvit_t": 224}
+NAMES = [*SMALLEST, *PATCHES]
 
 
 def build(name: str, shape: tuple[int, int, int], outputs: int) -> nn.Module:
-    """A network with fresh weights, drawn from torch's global generator.
+    """Build a network with fresh weights, drawn from torch's global generator.
 
-    Its first convolution is made anew where the images have other than three channels.
+    Its first convolution is replaced if the images do not have three channels.
 
     Args:
         name: in NAMES.
         shape: channels, height and width of an image, in pixels.
-        outputs: how many numbers for an image.
+        outputs: numbers per image.
     """
-    from torchvision import models  # takes seconds, and our own networks do without it
+    from torchvision import models  # takes seconds to import; mlp and cnn do without
 
     arguments: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
@@ -54,14 +54,14 @@ def build(name: str, shape: tuple[int, int, int], outputs: int) -> nn.Module:
         arguments = {"input_size": shape[1:]}
     network: nn.Module = models.get_model(name, weights=None, num_classes=outputs, **arguments)
     if shape[0] != 3:
-        place, first = next((place, part) for place, part in network.named_modules() if isinstance(part, nn.Conv2d))
-        parent, _, own = place.rpartition(".")
-        setattr(network.get_submodule(parent), own, _for_channels(first, shape[0]))
+        path, first = next((path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d))
+        parent, _, name = path.rpartition(".")
+        setattr(network.get_submodule(parent), name, _with_channels(first, shape[0]))
     return network
 
 
-def _for_channels(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
-    """A convolution like this one, for another number of channels."""
+def _with_channels(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
+    """Make a convolution like this one for another number of input channels."""
     return nn.Conv2d(
         channels,
         convolution.out_channels,

@@ -38,7 +38,7 @@ def judge(
     actual = targets.numpy()
     predicted = np.empty_like(actual)
     for rows, some in outputs:
-        predicted[rows] = tasks.in_own_units(some, data).numpy()
+        predicted[rows] = tasks.in_original_units(some, data).numpy()
     names = [quantity.name for quantity in data.quantities]
     columns = {name: metrics.regression(actual[:, at], predicted[:, at]) for at, name in enumerate(names)}
     r2 = float(np.mean([figures["r2"] for figures in columns.values()]))

@@ -1,13 +1,13 @@
-"""The state of a training between two steps, kept outside DVC's sight in .state/train/.
+"""Checkpoints: the state of a training between two steps, in .state/train/, which git and DVC ignore.
 
 The file's name is a hash of everything the result depends on: parameters, data, code, torch and processor. So a
-training goes on only from a state of the very same training, and starts afresh after any change. Random numbers need no
-place in it: those of an epoch and of a step follow from the seed and its number.
+training resumes only from a checkpoint of exactly the same training, and starts over after any change. A checkpoint
+holds no state of random generators: the draws of an epoch and of a step follow from the seed and its number.
 
-A finished training leaves its figures and best weights there, because DVC may still be killed before it has recorded
-them; dvc.lock is written when it has.
+A finished training leaves its metrics and best weights there, because DVC may be killed before it has recorded them; a
+newer dvc.lock shows that it has.
 
-DVC's own `persist: true` would not do: it hands the state of any earlier run to the next one, changed or not.
+DVC's `persist: true` does not do this: it gives the next run the state of any earlier one, whatever has changed.
 """
 
 import hashlib
@@ -33,22 +33,27 @@ DVC_LOCK = Path("dvc.lock")
 
 @dataclass
 class Progress:
-    """What a training has come to."""
+    """The progress of a training."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)  # of figures, one per finished epoch
+    rows: list[dict[str, Any]] = field(default_factory=list)  # the curves, one row per finished epoch
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    # Of the epoch under way:
+    # Of the current epoch:
     step: int = 0  # steps done
     loss_sum: float = 0.0
     score_sum: float = 0.0
 
     @property
+    def epochs(self) -> int:
+        """How many epochs are finished."""
+        return len(self.rows)
+
+    @property
     def best(self) -> dict[str, Any]:
-        """The row with the lowest val loss; of equal ones the first."""
+        """The row with the lowest val loss, the first of equal ones."""
         return min(self.rows, key=lambda row: float(row["val_loss"]))
 
     def finish_epoch(self, row: dict[str, Any], network: nn.Module) -> None:
-        """Note a finished epoch, and its weights if they are the best so far."""
+        """Append the row of a finished epoch, and keep the weights if they are the best so far."""
         self.rows.append(row)
         if self.best is row:
             self.best_weights = {name: weight.detach().clone() for name, weight in network.state_dict().items()}
@@ -62,15 +67,15 @@ class Progress:
 
 
 def key(parameters: Mapping[str, Any], inputs: Sequence[object], device: torch.device) -> str:
-    """Hash of all that a training's result depends on: parameters, inputs, code, torch and the kind of processor.
+    """Return the hash of everything a training's result depends on: parameters, inputs, code, torch, processor.
 
     Args:
         parameters: of the stage.
-        inputs: what the data say of themselves, and their hashes; JSON.
-        device: to compute on.
+        inputs: description and hashes of the data, as JSON.
+        device: that the training computes on.
     """
-    fixed = [parameters, list(inputs), torch.__version__, str(device), compute.processor(device)]
-    digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode())
+    conditions = [parameters, list(inputs), torch.__version__, str(device), compute.processor(device)]
+    digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode())
     modules = [module for name, module in sys.modules.items() if name == "__main__" or name.startswith("stages.")]
     for path in sorted({file for module in modules if (file := getattr(module, "__file__", None))}):
         digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
@@ -78,12 +83,12 @@ def key(parameters: Mapping[str, Any], inputs: Sequence[object], device: torch.d
 
 
 def save(key: str, progress: Progress, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put the state behind the last step on the disk, in the place of the one before."""
+    """Write the state after the last step, replacing the previous checkpoint."""
     _write(key, vars(progress) | {"network": network.state_dict(), "optimizer": optimizer.state_dict()})
 
 
 def resume(key: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Bring network and optimizer to the saved state, if there is a whole one, and say how far it had come."""
+    """Load the checkpoint into network and optimizer, if there is a valid one, and return its progress."""
     path = STATES / f"{key}.pt"
     if not path.exists():
         return Progress()
@@ -97,13 +102,13 @@ def resume(key: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Pr
         network.load_state_dict(state.pop("network"))
         optimizer.load_state_dict(state.pop("optimizer"))
     elif DVC_LOCK.exists() and DVC_LOCK.stat().st_mtime_ns > path.stat().st_mtime_ns:
-        return Progress()  # finished and recorded: whoever runs it again wants it done again
+        return Progress()  # finished and recorded: running it again means training again
     return Progress(**state)
 
 
 def finish(key: str, progress: Progress) -> None:
-    """Forget every state, but for what it takes to give DVC the same outputs again."""
-    if "DVC_STAGE" not in os.environ:  # not run by DVC: nobody has yet to record it
+    """Delete every checkpoint, except for what it takes to write the same outputs again."""
+    if "DVC_STAGE" not in os.environ:  # not run by DVC: there is nothing left to record
         shutil.rmtree(STATES, ignore_errors=True)
         return
     _write(key, vars(progress))

@@ -1,21 +1,24 @@
-"""The losses, each the mean over the batch, by their names in `torch.nn`.
+"""The losses of `torch.nn` by their names, each the mean over a batch.
 
 classification: of logits (B, classes) and class numbers (B,) int64
 regression:     of outputs (B, quantities) and standardized quantities (B, quantities), both float32
 
-One of your own joins by a class here and a line in the table of its task; its arguments are those of `loss_args`.
+To add a loss, write a class here and add a line to the table of its task; it receives `loss_args` as arguments.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stages.lib.core.errors import UserError, reason
+from stages.lib.model.distributed import Group
 
-# The other losses of torch.nn want something else: log-probabilities, counts, pairs, sequences.
+LossFunction = Callable[[Tensor, Tensor], Tensor]  # outputs and targets of a batch -> the mean loss
+
+# The other losses of torch.nn take something else: log-probabilities, counts, pairs, sequences.
 OF_CLASSES: dict[str, type[nn.Module]] = {
     "CrossEntropyLoss": nn.CrossEntropyLoss,
     "MultiMarginLoss": nn.MultiMarginLoss,
@@ -27,7 +30,7 @@ OF_QUANTITIES: dict[str, type[nn.Module]] = {
     "SmoothL1Loss": nn.SmoothL1Loss,
 }
 LOSSES = OF_CLASSES | OF_QUANTITIES
-EXCLUDED = {"self", "size_average", "reduce", "reduction", "ignore_index"}  # out of date, or ours to say
+EXCLUDED = {"self", "size_average", "reduce", "reduction", "ignore_index"}  # deprecated, or fixed here
 BALANCED = "balanced"
 # The values of the options of torch.nn's losses, as JSON Schema; null is the loss's own default.
 NULL = {"type": "null"}
@@ -58,27 +61,27 @@ OPTIONS: dict[str, Any] = {
 
 
 def options(name: str) -> set[str]:
-    """The keyword arguments that a loss takes."""
+    """Return the keyword arguments of a loss."""
     return set(inspect.signature(LOSSES[name]).parameters) - EXCLUDED
 
 
 def all_options() -> dict[str, Any]:
-    """What `loss_args` of params.yaml may hold, as JSON Schema: the options of all losses."""
+    """Return the JSON Schema of `loss_args`: the options of all losses."""
     return {option: OPTIONS.get(option, {}) for option in sorted(set().union(*map(options, LOSSES)))}
 
 
 def build(name: str, arguments: Mapping[str, Any], targets: Tensor, outputs: int) -> nn.Module:
-    """A loss.
+    """Build a loss.
 
     Args:
-        name: in LOSSES, of the task that the targets belong to.
-        arguments: its own. `weight: balanced` gives each class a weight in inverse proportion to its rows, the mean
-            over all rows being 1; a list gives one number for each class.
-        targets: what the training split wants: (N,) class numbers, or (N, quantities).
-        outputs: how many classes or quantities there are.
+        name: in LOSSES, for the task of the targets.
+        arguments: its options. `weight: balanced` weights each class in inverse proportion to its rows, with mean 1
+            over all rows; a list gives one number per class.
+        targets: of the training split, as `tasks.loss_targets` returns them: (N,) or (N, quantities).
+        outputs: number of classes or quantities.
 
     Raises:
-        UserError: the loss refuses a value.
+        UserError: the loss rejects a value.
     """
     values = dict(arguments)
     try:
@@ -88,14 +91,30 @@ def build(name: str, arguments: Mapping[str, Any], targets: Tensor, outputs: int
         elif "weight" in values:
             values["weight"] = torch.tensor(values["weight"], dtype=torch.float32)
         loss = LOSSES[name](**values)
-        loss(torch.zeros(1, outputs), torch.zeros_like(targets[:1]))  # some values are refused only here
-    except Exception as error:  # whatever torch raises, the cause is in these values
-        raise UserError(f"params.yaml: {name} refuses {dict(arguments)}: {reason(error)}; change loss_args") from error
+        loss(torch.zeros(1, outputs), torch.zeros_like(targets[:1]))  # some values are rejected only here
+    except Exception as error:  # whatever torch raises, these values are the cause
+        raise UserError(f"params.yaml: {name} rejects {dict(arguments)}: {reason(error)}; change loss_args") from error
     return loss
 
 
-def counted(loss: nn.Module, targets: Tensor) -> float:
-    """By what a loss divides to give the mean over these targets: their number, or the weights of their classes."""
+def for_rank(loss: nn.Module, targets: Tensor, group: Group) -> LossFunction:
+    """Scale a loss so that DDP's averaged gradient equals the gradient of the mean over the whole batch.
+
+    Args:
+        loss: the mean over the rows that it is given.
+        targets: of the whole batch: (B,) or (B, quantities).
+        group: the ranks that share the batch.
+    """
+    if group.size == 1:
+        return loss
+    rows = len(targets)
+    own = denominator(loss, targets[group.rows_of(rows)]) if group.counts(rows) else 0.0
+    scale = group.size * own / denominator(loss, targets)
+    return lambda outputs, targets: loss(outputs, targets) * scale
+
+
+def denominator(loss: nn.Module, targets: Tensor) -> float:
+    """Return what a loss divides by to give the mean: the number of targets, or the sum of their class weights."""
     if isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None and targets.dtype == torch.int64:
         return float(loss.weight[targets].sum())
     return len(targets)

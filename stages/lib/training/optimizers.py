@@ -1,4 +1,4 @@
-"""Any optimizer of `torch.optim` that trains an ordinary network, by its name."""
+"""The optimizers of `torch.optim` by their names."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -8,7 +8,7 @@ import torch
 
 from stages.lib.core.errors import UserError, reason
 
-# SparseAdam takes sparse gradients only, Muon matrices only: neither trains a network with biases by itself.
+# SparseAdam takes sparse gradients only, Muon matrices only: neither can train a network with biases.
 OPTIMIZERS = sorted(
     name
     for name, member in vars(torch.optim).items()
@@ -16,10 +16,10 @@ OPTIMIZERS = sorted(
     and issubclass(member, torch.optim.Optimizer)
     and name not in {"Optimizer", "SparseAdam", "Muon"}
 )
-# Reached by parameters of their own, or no choice of a user: `maximize` would climb instead of descend.
-OWN_PARAMETERS = {"lr", "weight_decay", "momentum"}
-# One kernel for the whole step; Adam's takes a third of the time of its default on a CPU.
+OWN_PARAMETERS = {"lr", "weight_decay", "momentum"}  # keys of params.yaml, not of optimizer_args
+# With one kernel for the whole step: on a CPU Adam's takes a third of the time of the default.
 FUSED = {"Adam", "AdamW", "Adagrad", "SGD"}
+# Not for users: `maximize` would ascend the gradient.
 EXCLUDED = {"self", "params", "maximize", "capturable", "differentiable"}
 
 # The values of the options that params.yaml lists, as JSON Schema; null is the optimizer's own default.
@@ -44,14 +44,14 @@ OPTIONS: dict[str, Any] = {
 
 
 def options(name: str) -> set[str]:
-    """The keyword arguments that an optimizer takes, `lr` and its like among them."""
+    """Return the keyword arguments of an optimizer, including `lr`, `weight_decay` and `momentum`."""
     return set(inspect.signature(getattr(torch.optim, name)).parameters) - EXCLUDED
 
 
 def all_options() -> dict[str, Any]:
-    """What `optimizer_args` of params.yaml may hold, as JSON Schema: the options of all optimizers."""
-    known = sorted(set().union(*map(options, OPTIMIZERS)) - OWN_PARAMETERS)
-    return {option: OPTIONS.get(option, {}) for option in known}
+    """Return the JSON Schema of `optimizer_args`: the options of all optimizers."""
+    names = sorted(set().union(*map(options, OPTIMIZERS)) - OWN_PARAMETERS)
+    return {option: OPTIONS.get(option, {}) for option in names}
 
 
 def build(
@@ -63,51 +63,54 @@ def build(
     momentum: float,
     arguments: Mapping[str, Any],
 ) -> torch.optim.Optimizer:
-    """An optimizer over the weights.
+    """Build an optimizer of the weights.
 
-    `weight_decay` and `momentum` are passed on wherever the optimizer takes them, so that 0 means none, also for AdamW,
-    whose own default is 0.01.
+    `weight_decay` and `momentum` are passed to every optimizer that takes them, so that 0 means none, also for AdamW,
+    whose default weight decay is 0.01.
 
     Raises:
-        UserError: the optimizer refuses the value of an option.
+        UserError: the optimizer rejects the value of an option.
     """
-    spare_the_compiler()
-    own = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
-    own = {option: value for option, value in own.items() if option in options(name)}
+    avoid_importing_compiler()
+    options_given = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+    options_given = {option: value for option, value in options_given.items() if option in options(name)}
     if name in FUSED and not arguments.keys() & {"fused", "foreach"}:
-        own["fused"] = True
+        options_given["fused"] = True
     make = getattr(torch.optim, name)
     try:
-        # Some values are refused by the first step only: try one, on a weight that is thrown away.
+        # Some values are rejected by the first step only: make one, on a weight that is thrown away.
         weight = torch.nn.Parameter(torch.zeros(1))
         weight.grad = torch.ones(1)
-        step_of(make([weight], **own, **arguments))(lambda: 1.0)
-        optimizer: torch.optim.Optimizer = make(weights, **own, **arguments)
-    except Exception as error:  # whatever torch raises, the cause is in these values
+        plain_step(make([weight], **options_given, **arguments))(lambda: 1.0)
+        optimizer: torch.optim.Optimizer = make(weights, **options_given, **arguments)
+    except Exception as error:  # whatever torch raises, these values are the cause
         raise UserError(
-            f"params.yaml: {name} refuses {own | dict(arguments)}: {reason(error)}; change that option"
+            f"params.yaml: {name} rejects {options_given | dict(arguments)}: {reason(error)}; change that option"
         ) from error
     return optimizer
 
 
-def step_of(optimizer: torch.optim.Optimizer) -> Callable[[Callable[[], float]], float]:
-    """The optimizer's step by itself: takes a closure that computes gradients and gives the loss, which it gives back.
+def plain_step(optimizer: torch.optim.Optimizer) -> Callable[[Callable[[], float]], float]:
+    """Return the optimizer's step without torch's wrappers: it takes a closure that computes gradients and the loss.
 
     torch wraps each step for its compiler and its profiler, which are not used here: importing the compiler takes more
-    than a second, and the wrappers take as long at each step as the smallest layers.
+    than a second, and at each step the wrappers take as long as the smallest layers. Tests check that the step gives
+    the same weights as the wrapped one, and that training imports no compiler.
     """
-    step: Callable[..., float] = inspect.unwrap(type(optimizer).step)
+    unwrapped: Callable[..., float] = inspect.unwrap(type(optimizer).step)
 
-    def plain(closure: Callable[[], float]) -> float:
+    def step(closure: Callable[[], float]) -> float:
         with torch.no_grad():  # as the wrapper does; the step itself calls the closure with gradients on
-            return step(optimizer, closure)
+            return unwrapped(optimizer, closure)
 
-    return plain
+    return step
 
 
-def spare_the_compiler() -> None:
-    """Keep three other methods from importing it: at its first call their wrapper imports the compiler, and notes
-    beside the method what is to be called instead. Here the method itself is noted.
+def avoid_importing_compiler() -> None:
+    """Keep three methods of `Optimizer` from importing torch's compiler.
+
+    At the first call their wrapper imports it and stores, as an attribute of the method, what to call from then on.
+    Storing the method itself there skips the import.
     """
     for name in ("add_param_group", "state_dict", "load_state_dict"):
         method = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)

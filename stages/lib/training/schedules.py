@@ -1,6 +1,6 @@
 """Learning rate schedules, as functions of the step.
 
-A function instead of a stateful scheduler object: a run that goes on after an interruption needs no scheduler state.
+A function has no state, unlike the schedulers of torch.optim: a checkpoint needs none.
 """
 
 import math
@@ -12,16 +12,16 @@ ONE_CYCLE_END = ONE_CYCLE_START / 10_000
 
 
 def learning_rate(step: int, *, schedule: str, lr: float, warmup: float | None, steps: int) -> float:
-    """The learning rate of one step.
+    """Return the learning rate of a step.
 
     Args:
         step: from 0.
         schedule: "constant"; "cosine": half a cosine down to 0 (Loshchilov and Hutter 2017, without restarts);
             "one_cycle": up and down again along half cosines (Smith and Topin 2018; the momentum stays as it is).
         lr: the highest learning rate.
-        warmup: share of the steps in which it rises to `lr`: along a line from near 0, or, for "one_cycle", along half
-            a cosine from lr/25. None: no rise, 0.3 for "one_cycle".
-        steps: number of all steps, at least 1.
+        warmup: share of the steps in which it rises to `lr`: linearly from near 0, or, for "one_cycle", along half a
+            cosine from lr/25. None: 0, or 0.3 for "one_cycle".
+        steps: total number of steps, at least 1.
     """
     if warmup is None:
         warmup = ONE_CYCLE_WARMUP if schedule == "one_cycle" else 0.0
