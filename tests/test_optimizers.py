@@ -75,3 +75,28 @@ def test_gradients_are_clipped() -> None:
         [(weight.detach() - old).flatten() for weight, old in zip(network.parameters(), before, strict=True)]
     )
     torch.testing.assert_close(moved.norm(), torch.tensor(0.01), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD", "LBFGS", "Adadelta"])
+def test_the_step_without_wrappers_gives_the_weights_of_the_wrapped_one(name: str) -> None:
+    """torch may change what its wrappers do."""
+    images, targets = torch.randn(32, 5, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 3
+
+    def weights_after_steps(wrapped: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        network = torch.nn.Linear(5, 3)
+        optimizer = optimizers.build(name, network.parameters(), lr=0.1, weight_decay=0, momentum=0, arguments={})
+
+        def closure() -> float:
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(network(images), targets)
+            loss.backward()
+            return float(loss.detach())
+
+        step = optimizer.step if wrapped else optimizers.plain_step(optimizer)
+        for _ in range(5):
+            step(closure)
+        return [weight.detach() for weight in network.parameters()]
+
+    for plain, wrapped in zip(weights_after_steps(False), weights_after_steps(True), strict=True):
+        assert torch.equal(plain, wrapped)

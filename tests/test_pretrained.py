@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     path.write_bytes(b"\x00" * 100)
     with pytest.raises(UserError, match="no weights that can be read"):
         load(small(), path)
-    with pytest.raises(UserError, match="has sha256 .*, expected 00; params.yaml's `weights.sha256` says which"):
+    with pytest.raises(UserError, match=r"has sha256 .*, expected 00 \(`weights.sha256` in params.yaml\)"):
         pretrained.load(small(), path, "00")
-    with pytest.raises(UserError, match="b.pth: No such file or directory; params.yaml's `weights.file` names it"):
+    with pytest.raises(UserError, match="b.pth: No such file or directory; set `weights.file` in params.yaml"):
         pretrained.load(small(), tmp_path / "b.pth", "00")
