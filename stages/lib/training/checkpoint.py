@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.lib.core.files import STATE, replacing
+from stages.lib.core.files import STATE, replacing, sha256_of
 from stages.lib.model import compute
 
 STATES = STATE / "train"
@@ -78,7 +78,7 @@ def key(parameters: Mapping[str, Any], inputs: Sequence[object], device: torch.d
     digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode())
     modules = [module for name, module in sys.modules.items() if name == "__main__" or name.startswith("stages.")]
     for path in sorted({file for module in modules if (file := getattr(module, "__file__", None))}):
-        digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+        digest.update(sha256_of(Path(path)).encode())
     return digest.hexdigest()[:32]
 
 
