@@ -11,12 +11,12 @@ from typing import Any
 
 from stages import cache, download, evaluate, normalize, train
 from stages.lib.core.files import write_text
-from stages.lib.core.parameters import SCHEMA
 from stages.lib.core.sealed import seal
 from stages.lib.datasets.labels import CLASSIFICATION, REGRESSION, TASKS
 from stages.lib.datasets.table import DATASETS, Own
 from stages.lib.model import networks, torchvision_networks
 from stages.lib.training import losses, optimizers
+from stages.lib.validation.rules import SCHEMA
 
 STAGES = {"download": download, "normalize": normalize, "cache": cache, "train": train, "evaluate": evaluate}
 

@@ -20,7 +20,7 @@ from dvc.utils.hydra import apply_overrides
 from commands.schema import schema
 from stages.lib.core.parameters import read
 from stages.lib.datasets.table import DATASETS
-from stages.lib.validation.messages import check
+from stages.lib.validation.rules import check
 from tests.conftest import OURS, ROOT, RUNTIME, STARTED, Project, default_parameters, environment
 
 README = ROOT / "README.md"
