@@ -17,6 +17,8 @@ import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
 
+from commands.docs import ENVIRONMENT, generated
+from commands.docs import PAGES as GENERATED
 from commands.schema import schema
 from stages.lib.core.parameters import read
 from stages.lib.datasets.table import DATASETS
@@ -59,26 +61,39 @@ def table(page: str, heading: str) -> list[list[str]]:
     return rows
 
 
-def test_every_parameter_with_its_default_and_stage() -> None:
+def test_the_generated_tables_are_current() -> None:
+    for page in GENERATED:
+        text = (ROOT / page).read_text()
+        assert generated(text) == text, "run `make docs` and commit the result"
+
+
+def test_the_table_of_parameters_is_that_of_params_yaml_and_dvc_yaml() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     expected = {key: name for name, stage in stages.items() for key in stage.get("params", [])}
-    properties = schema()["properties"]
     rows = table("docs/parameters.md", "# Parameters")
-    assert {row[0].strip("`"): row[3] for row in rows} == expected
-    for row in rows:
-        assert yaml.safe_load(row[1].strip("`")) == properties[row[0].strip("`")]["default"]
+    assert {row[0].strip("`"): row[4] for row in rows if "." not in row[0]} == expected
+    defaults: dict[str, Any] = {}
+    for key, default, *_ in rows:
+        name, _, option = key.strip("`").partition(".")
+        value = yaml.safe_load(default.strip("`")) if default else {}
+        if option:
+            defaults[name][option] = value
+        else:
+            defaults[name] = value
+    assert defaults == yaml.safe_load(default_parameters())
 
 
-def test_every_environment_variable() -> None:
-    used = set()
-    for path in (ROOT / "stages").rglob("*.py"):
-        used |= set(re.findall(r'os\.environ\.get\("(\w+)"', path.read_text()))
-    listed = {row[0].strip("`") for row in table("docs/parameters.md", "## Environment variables")}
-    assert used == listed == set(OURS)
+def test_the_environment_variables_listed_are_those_that_the_stages_read() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "stages").rglob("*.py"))
+    assert set(re.findall(r'os\.environ\.get\("(\w+)"', code)) <= ENVIRONMENT.keys()
+    assert all(f'"{name}"' in code for name in ENVIRONMENT)
+    assert ENVIRONMENT.keys() == set(OURS)
 
 
-def test_every_data_set() -> None:
-    assert [row[0].strip("`") for row in table("docs/datasets.md", "# Datasets")] == list(DATASETS)
+def test_every_data_set_has_its_origin_and_licence() -> None:
+    rows = table("docs/datasets.md", "<!-- end -->")
+    own = ["folder", "csv", "arrays"]
+    assert [row[0].strip("`") for row in rows] == [name for name in DATASETS if name not in own]
 
 
 def test_every_report() -> None:

@@ -19,11 +19,11 @@ def unknown(kind: str, name: object, known: Collection[str]) -> str:
 
 def mismatch(value: Any, schema: Mapping[str, Any]) -> str:
     """Describe a value that does not fit the schema of its key."""
-    choices = _choices(schema)
+    names = choices(schema)
     for name in value if isinstance(value, list) else [value]:
-        if choices and isinstance(name, str) and name not in choices:
-            return f"unknown name `{name}`{_suggestion(name, choices, listed=True)}{_IF_NEW}"
-    return f"found {shown(value)}, expected {_expected(schema)} ({schema['description']})"
+        if names and isinstance(name, str) and name not in names:
+            return f"unknown name `{name}`{_suggestion(name, names, listed=True)}{_IF_NEW}"
+    return f"found {shown(value)}, expected {expected(schema)} ({schema['description']})"
 
 
 def shown(value: Any) -> str:
@@ -32,16 +32,16 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _expected(schema: Mapping[str, Any]) -> str:
+def expected(schema: Mapping[str, Any]) -> str:
     """Describe a schema: "a number above 0", "a list, each a whole number of at least 1"."""
     if "anyOf" in schema:
-        return ", or ".join(_expected(option) for option in schema["anyOf"])
+        return ", or ".join(expected(option) for option in schema["anyOf"])
     if "enum" in schema:
         return f"a name such as {schema['enum'][0]}"
     if "items" in schema:
         least, most = schema.get("minItems"), schema.get("maxItems")
         size = f" of {most} items" if least == most and most else f" of at most {most} items" if most else ""
-        return f"a list{size}, each {_expected(schema['items'])}"
+        return f"a list{size}, each {expected(schema['items'])}"
     kind = {
         "integer": "a whole number",
         "number": "a number",
@@ -60,7 +60,7 @@ def _expected(schema: Mapping[str, Any]) -> str:
     return f"{kind} {' and '.join(ranges)}".rstrip()
 
 
-def _choices(schema: Mapping[str, Any]) -> list[str]:
+def choices(schema: Mapping[str, Any]) -> list[str]:
     """Return the names that a key, or each item of its list, may have; none if it takes any text."""
     for option in [schema, *schema.get("anyOf", [])]:
         names = option.get("enum") or option.get("items", {}).get("enum")
