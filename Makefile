@@ -17,6 +17,7 @@
 #   make scale    what the stages take for up to 7 million images: benchmarks/scale.md (5 minutes, 20 GB of disk)
 #   make check    lint, format and types; the workflows, too
 #   make schema   params.schema.json, after a change of a stage's parameters
+#   make docs     the tables in docs/parameters.md and docs/datasets.md, after a change of parameters or data sets
 #   make lock     requirements.lock, after a change of pyproject.toml (needs uv)
 #   make help     this list
 
@@ -42,7 +43,7 @@ RUNTIME := demo/node_modules/.package-lock.json
 # DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro predict card export demo test torture plots report verify sweep table bench scale check schema lock help
+.PHONY: repro predict card export demo test torture plots report verify sweep table bench scale check schema docs lock help
 
 repro: $(INSTALLED)
 	@$(BIN)/dvc repro
@@ -95,6 +96,9 @@ check: $(INSTALLED)
 
 schema: $(INSTALLED)
 	@$(BIN)/python -m commands.schema
+
+docs: $(INSTALLED)
+	@$(BIN)/python -m commands.docs
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile

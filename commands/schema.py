@@ -1,28 +1,30 @@
 """Write params.schema.json from the parameter models of the stages.
 
-    python -m commands.schema
+    make schema          (python -m commands.schema)
 
-Editors complete and explain the keys of params.yaml with it, and every stage checks the whole file against it. A test
-keeps it current. Rules between keys are added here; each carries, as `description`, the reason a user is given.
+Stage check validates params.yaml with it, and editors complete and explain the keys. A test keeps it current. Rules
+across keys are added here; the `description` of each is the reason that a user is shown.
 """
+
+from stages.lib.core.process import run
 
 from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any
 
 from stages import cache, download, evaluate, normalize, train
 from stages.lib.core.files import write_text
-from stages.lib.core.parameters import SCHEMA
 from stages.lib.core.sealed import seal
 from stages.lib.datasets.labels import CLASSIFICATION, REGRESSION, TASKS
 from stages.lib.datasets.table import DATASETS, Own
 from stages.lib.model import networks, torchvision_networks
 from stages.lib.training import losses, optimizers
+from stages.lib.validation.rules import SCHEMA
 
 STAGES = {"download": download, "normalize": normalize, "cache": cache, "train": train, "evaluate": evaluate}
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 7) of params.yaml."""
+    """Return the JSON Schema (draft 7) of params.yaml."""
     properties: dict[str, Any] = {}
     for stage in STAGES.values():
         for key, field in stage.Parameters.model_json_schema()["properties"].items():
@@ -48,8 +50,8 @@ def schema() -> dict[str, Any]:
 
 
 def task_rules() -> list[dict[str, Any]]:
-    """Regression wants numbers, which a table alone gives, and a loss of them; classification a loss of classes."""
-    wanted = {
+    """Return the data sets and losses that each task takes."""
+    loss_rules = {
         CLASSIFICATION: (
             "loss",
             {"enum": [*losses.OF_CLASSES]},
@@ -58,9 +60,9 @@ def task_rules() -> list[dict[str, Any]]:
         REGRESSION: ("loss", {"enum": [*losses.OF_QUANTITIES]}, f"regression takes {', '.join(losses.OF_QUANTITIES)}"),
     }
     tables = [name for name, dataset in DATASETS.items() if isinstance(dataset, Own) and dataset.labels != "folders"]
-    own = f"regression takes the dataset {' or '.join(tables)}: numbers of your own"
-    rules = [(REGRESSION, "dataset", {"enum": tables}, own)]
-    rules += [(task, *wanted[task]) for task in TASKS]
+    reason = f"regression takes the dataset {' or '.join(tables)}: numbers of your own"
+    rules = [(REGRESSION, "dataset", {"enum": tables}, reason)]
+    rules += [(task, *loss_rules[task]) for task in TASKS]
     return [
         {
             "if": {"properties": {"task": {"const": task}}},
@@ -71,22 +73,22 @@ def task_rules() -> list[dict[str, Any]]:
 
 
 def size_rules() -> list[dict[str, Any]]:
-    """What a network asks of the images' size."""
+    """Return the image sizes that each network takes."""
     rules = []
     for kind, table in (("minimum", networks.SMALLEST), ("multipleOf", torchvision_networks.PATCHES)):
         for size in sorted(set(table.values())):
-            models = [name for name, its in table.items() if its == size]
-            wants = f"at least {size}" if kind == "minimum" else f"a multiple of {size}"
-            reason = f"this model wants images of {wants} pixels a side"
+            models = [name for name, required in table.items() if required == size]
+            sizes = f"at least {size}" if kind == "minimum" else f"a multiple of {size}"
+            reason = f"this model takes images of {sizes} pixels a side"
             then = {"properties": {"image_size": {kind: size, "description": reason}}}
             rules.append({"if": {"properties": {"model": {"enum": models}}}, "then": then})
     return rules
 
 
 def mixup_rule() -> dict[str, Any]:
-    """Mixup asks for shares of two classes, which of their losses only cross-entropy can be given."""
+    """Return the losses that take mixup's targets, shares of two classes: of those of classes only cross-entropy."""
     fitting = ["CrossEntropyLoss", *losses.OF_QUANTITIES]
-    reason = "augmentation.mixup wants the loss CrossEntropyLoss"
+    reason = "augmentation.mixup needs the loss CrossEntropyLoss"
     return {
         "if": {
             "properties": {"augmentation": {"required": ["mixup"], "properties": {"mixup": {"exclusiveMinimum": 0}}}}
@@ -96,24 +98,24 @@ def mixup_rule() -> dict[str, Any]:
 
 
 def option_rules(
-    key: str, names: Iterable[str], taken_by: Callable[[str], set[str]], excluded: Set[str] = frozenset()
+    key: str, names: Iterable[str], options_of: Callable[[str], set[str]], excluded: Set[str] = frozenset()
 ) -> Iterator[dict[str, Any]]:
-    """An option in the mapping `<key>_args` is null, or `key` names a class that takes it."""
-    takers: dict[str, list[str]] = {}
+    """Yield the rules that an option in the mapping `<key>_args` is null, or `key` names a class that takes it."""
+    classes_with: dict[str, list[str]] = {}
     for name in names:
-        for option in taken_by(name) - excluded:
-            takers.setdefault(option, []).append(name)
-    for option, able in sorted(takers.items()):
-        given = {"required": [option], "properties": {option: {"not": {"type": "null"}}}}
-        reason = f"{key}_args.{option} is an option of {', '.join(able)}: set it to null, or choose another {key}"
+        for option in options_of(name) - excluded:
+            classes_with.setdefault(option, []).append(name)
+    for option, classes in sorted(classes_with.items()):
+        is_set = {"required": [option], "properties": {option: {"not": {"type": "null"}}}}
+        reason = f"{key}_args.{option} is an option of {', '.join(classes)}: set it to null, or choose another {key}"
         yield {
-            "if": {"properties": {f"{key}_args": given}},
-            "then": {"properties": {key: {"enum": able, "description": reason}}},
+            "if": {"properties": {f"{key}_args": is_set}},
+            "then": {"properties": {key: {"enum": classes, "description": reason}}},
         }
 
 
 def optimizer_rules(name: str) -> Iterator[dict[str, Any]]:
-    """An optimizer is given momentum and weight decay only where it takes them."""
+    """Yield the rules that momentum and weight decay are 0 for an optimizer that does not take them."""
     for option in sorted({"weight_decay", "momentum"} - optimizers.options(name)):
         reason = f"{name} takes no {option}: set it to 0, or choose another optimizer"
         yield {
@@ -123,4 +125,4 @@ def optimizer_rules(name: str) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    write_text(SCHEMA, seal(schema()))
+    run(lambda: write_text(SCHEMA, seal(schema())))

@@ -8,7 +8,8 @@ from typing import Any
 
 from experiments.layout import assignments
 from stages.lib.core.errors import UserError
-from stages.lib.core.parameters import PARAMETERS, check_all, read
+from stages.lib.core.parameters import PARAMETERS, read
+from stages.lib.validation.rules import check_all
 
 SWEEPS = Path("experiments/sweeps.yaml")
 

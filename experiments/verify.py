@@ -34,7 +34,8 @@ from experiments.figures import flat
 from experiments.results import output
 from experiments.status import CARD, card_of_other_results, shortened_list, stale
 from stages.lib.core.errors import UserError
-from stages.lib.core.parameters import StageParameters, load
+from stages.lib.core.parameters import PARAMETERS, read
+from stages.lib.validation.rules import check_all
 
 METRICS = Path("reports/metrics.json")
 SUMMARY = Path("reports/train.json")
@@ -71,7 +72,7 @@ def verify(sources: Sequence[str] = ()) -> None:
     Raises:
         UserError: it gives other results.
     """
-    load(StageParameters)  # the whole of params.yaml is checked before anything else is said of it
+    check_all(read(PARAMETERS))
     if changed := stale():
         raise UserError(
             f"dvc.lock and reports/ are of another state than the commit, changed since: {shortened_list(changed)}; "

@@ -50,6 +50,7 @@ from stages.lib.preprocessing import decoding
 from stages.lib.splits import shards
 from stages.lib.splits.description import DataDescription
 from stages.lib.training import checkpoint, pretrained
+from stages.lib.validation.rules import check_all
 from tests.conftest import ROOT, default_parameters
 
 SECONDS = 20  # for one input; then the process is ended, with a traceback
@@ -194,6 +195,7 @@ def read_state() -> Any:
 
 
 def read_parameters() -> Any:
+    check_all(parameters.read(parameters.PARAMETERS))
     return {key: value for stage in STAGES for key, value in parameters.load(stage.Parameters).model_dump().items()}
 
 

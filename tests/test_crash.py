@@ -1,4 +1,4 @@
-"""Nothing is lost: whatever ends a run, the next `dvc repro` finishes, with the bits of one that nothing ended.
+"""Crash-only: after any interruption the next `dvc repro` ends with the bits of an uninterrupted run.
 
 With the real dvc in real processes. `make torture` does the same at many more moments.
 """
@@ -23,20 +23,20 @@ from tests.conftest import STAGES, Count, Project, artifacts, environment
 EPOCH = re.compile(r"^epoch +(\d+)/", re.MULTILINE)
 
 
-# DVC writes these in place. Killed in just these milliseconds, or on a full disk, it leaves a piece, and the README
-# says what to do then.
+# DVC writes these in place. A kill within those milliseconds, or a full disk, truncates them; docs/guarantees.md has
+# the remedies.
 WRITTEN_IN_PLACE = {"dvc.lock": ["git", "checkout", "dvc.lock"], ".dvc/tmp/rwlock": ["rm", ".dvc/tmp/rwlock"]}
 
 
 def repro(project: Project, count: Count) -> str:
-    """`dvc repro` after a kill, or on a disk that was full: what it prints."""
+    """Run `dvc repro` after a kill or a full disk, with the remedies that it needs, and return its stdout."""
     for _ in range(1 + len(WRITTEN_IN_PLACE)):
         done = subprocess.run(["dvc", "repro"], cwd=project.root, env=environment(), capture_output=True, text=True)
         if done.returncode == 0:
             return done.stdout
         damaged = [path for path in WRITTEN_IN_PLACE if f"'{path}'" in done.stderr or f"'./{path}'" in done.stderr]
         assert damaged, done.stdout + done.stderr
-        count(f"times that DVC left a piece of {damaged[0]}", 1)
+        count(f"times that DVC truncated {damaged[0]}", 1)
         project.run(*WRITTEN_IN_PLACE[damaged[0]])
     raise AssertionError(done.stderr)
 
@@ -49,7 +49,7 @@ def test_a_kill_at_any_moment_of_a_stage(
     project.forget(stage)
     running = project.start("dvc", "repro")
     running.wait_for(f"Running stage '{stage}'")
-    time.sleep(random.Random(f"{stage} {part}").random() * 0.9 * seconds[stage])  # DVC's own work included
+    time.sleep(random.Random(f"{stage} {part}").random() * 0.9 * seconds[stage])  # DVC's work included
     count(f"kills in {stage}", running.send(signal.SIGKILL))
     printed = running.output.read_text() + repro(project, count)
     assert artifacts(project) == artifacts(reproduced)
@@ -57,13 +57,14 @@ def test_a_kill_at_any_moment_of_a_stage(
     if stage == "train":
         epochs = Counter(EPOCH.findall(printed))
         count("epochs before and after a kill", len(epochs))
-        count("epochs done again", sum(epochs.values()) - len(epochs))
+        count("epochs repeated", sum(epochs.values()) - len(epochs))
         assert max(epochs.values()) == 1, epochs
 
 
 @pytest.mark.torture(quick=0, long=3)
-def test_killed_again_and_again(project: Project, reproduced: Project, part: int, count: Count) -> None:
-    """A training that is never left in peace for two epochs still gets to its end."""
+def test_a_training_that_is_killed_every_other_epoch_finishes(
+    project: Project, reproduced: Project, part: int, count: Count
+) -> None:
     draw = random.Random(part)
     project.forget("train")
     printed = ""
@@ -81,12 +82,12 @@ def test_killed_again_and_again(project: Project, reproduced: Project, part: int
         printed += running.output.read_text()
         if not killed:
             break
-        assert len(EPOCH.findall(printed)) > before, "no epoch further"
+        assert len(EPOCH.findall(printed)) > before, "no progress"
     repro(project, count)
     assert artifacts(project) == artifacts(reproduced)
     epochs = Counter(EPOCH.findall(printed))
     count("epochs before and after a kill", len(epochs))
-    count("epochs done again", sum(epochs.values()) - len(epochs))
+    count("epochs repeated", sum(epochs.values()) - len(epochs))
     assert max(epochs.values()) == 1, epochs
 
 
@@ -94,7 +95,7 @@ CHANGES = ["a parameter", "the data", "the code"]
 
 
 @pytest.mark.torture(quick=0, long=3)
-def test_after_a_change_it_starts_afresh(project: Project, tmp_path: Path, part: int) -> None:
+def test_a_training_with_a_changed_input_starts_from_the_beginning(project: Project, tmp_path: Path, part: int) -> None:
     changed = CHANGES[part]
     project.forget("train")
     running = project.start("dvc", "repro")
@@ -107,7 +108,7 @@ def test_after_a_change_it_starts_afresh(project: Project, tmp_path: Path, part:
     else:
         project.edit("stages/lib/model/networks.py", "nn.Dropout(dropout)", "nn.Dropout(dropout / 2)")
     project.set(epochs=3)
-    other = project.copy(tmp_path / "never interrupted")
+    other = project.copy(tmp_path / "uninterrupted")
     shutil.rmtree(other.root / ".state")
     printed = project.run("dvc", "repro").stdout
     assert "resuming" not in printed
@@ -117,7 +118,7 @@ def test_after_a_change_it_starts_afresh(project: Project, tmp_path: Path, part:
 
 
 @pytest.mark.torture(quick=1, long=2)
-def test_dvc_records_no_interrupted_training(project: Project, reproduced: Project, part: int) -> None:
+def test_dvc_does_not_record_an_interrupted_training(project: Project, reproduced: Project, part: int) -> None:
     sent = [signal.SIGINT, signal.SIGTERM][part]
     lock = (project.root / "dvc.lock").read_bytes()
     project.forget("train")
@@ -139,16 +140,16 @@ def test_dvc_records_no_interrupted_training(project: Project, reproduced: Proje
     assert artifacts(project) == artifacts(reproduced)
 
 
-def test_two_at_once(project: Project, reproduced: Project) -> None:
-    """The second one is refused, and the first one's training has a lock of its own for when DVC alone is killed."""
+def test_a_second_run_at_the_same_time_is_refused(project: Project, reproduced: Project) -> None:
+    """By DVC's lock; and by the stage's lock if DVC was killed and its stage still runs."""
     project.forget("train")
     running = project.start("dvc", "repro")
     running.wait_for("epoch   1/10")
-    os.killpg(running.process.pid, signal.SIGSTOP)  # it must not come to its end meanwhile
+    os.killpg(running.process.pid, signal.SIGSTOP)  # it must not finish meanwhile
     refused = project.run("dvc", "repro", fails=True)
     assert re.search(r"is busy, it is being blocked by:\s+\(PID \d+\): .*dvc repro", refused.stderr)
     os.kill(running.process.pid, signal.SIGKILL)
-    running.process.wait()  # the training is left, alone
+    running.process.wait()  # the training still runs
     refused = project.run("dvc", "repro", fails=True)
     assert re.search(
         r"train: error: .state/train.lock: process \d+ runs this stage in this folder; wait for it, or end it",
@@ -163,8 +164,10 @@ def test_two_at_once(project: Project, reproduced: Project) -> None:
 
 @pytest.mark.torture(quick=1, long=2)
 @pytest.mark.parametrize("stage", STAGES)
-def test_no_room_for_a_file(project: Project, reproduced: Project, stage: str, part: int) -> None:
-    """A limit on the size of files stands for a full disk: writing fails in the same places."""
+def test_a_stage_that_cannot_write_changes_no_output(
+    project: Project, reproduced: Project, stage: str, part: int
+) -> None:
+    """A limit on the size of files replaces a full disk: writing fails in the same places."""
     limit = [4, 0][part]  # blocks of 1024 bytes
     refused = project.run("bash", "-c", f"ulimit -f {limit}; exec python -m stages.{stage}", fails=True)
     assert refused.returncode == 1
@@ -176,7 +179,7 @@ def test_no_room_for_a_file(project: Project, reproduced: Project, stage: str, p
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of this size in memory, on Linux and for root."""
+    """Mount a file system of this size in memory; only root on Linux can."""
     folder.mkdir()
     mount = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)], capture_output=True, text=True
@@ -194,18 +197,18 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 def test_a_full_disk(
     project: Project, reproduced: Project, tmp_path: Path, stage: str, part: int, count: Count
 ) -> None:
-    """The same through dvc, on a disk that is really full, a little before or behind the stage's own end."""
+    """The same through dvc, on a full disk, with a little less or more space than the stage needs."""
     with small_disk(tmp_path / "disk", 400) as disk:
         full = project.copy(disk / "project")
         full.forget(stage)
         free = shutil.disk_usage(disk).free
-        room = [16_384, 200_000, 1_200_000][part]
+        left = [16_384, 200_000, 1_200_000][part]
         with (disk / "filler").open("wb") as filler:
-            filler.write(bytes(free - room))
+            filler.write(bytes(free - left))
         done = subprocess.run(["dvc", "repro"], cwd=full.root, env=environment(), capture_output=True, text=True)
         assert "Traceback" not in done.stderr
         if done.returncode:
-            assert re.search(r"No space left on device|make room", done.stdout + done.stderr), done.stderr
+            assert re.search(r"No space left on device|free some space", done.stdout + done.stderr), done.stderr
             count("full disks", 1)
         (disk / "filler").unlink()
         repro(full, count)
@@ -213,8 +216,9 @@ def test_a_full_disk(
 
 
 @pytest.mark.torture(quick=0, long=2)
-def test_read_only_links(project: Project, reproduced: Project, part: int) -> None:
-    """DVC's cheap links into its cache are replaced, never written through."""
+def test_links_into_the_cache_are_replaced_and_never_written_through(
+    project: Project, reproduced: Project, part: int
+) -> None:
     kind = ["symlink", "hardlink"][part]
     project.run("dvc", "config", "cache.type", kind)
     project.run("dvc", "checkout", "--relink")

@@ -1,8 +1,8 @@
-"""README.md and docs/: their tables, links and commands; and every command run in order, as a reader would.
+"""README.md and docs/: their tables, links and commands.
 
-The long test runs all pages in one fresh clone. What a command prints has to be what the page shows, but for what
-differs from run to run and from processor to processor: names of experiments, hashes, durations, and all numbers of a
-line that has decimals. A line of three dots stands for any number of lines, and a command without output for any.
+The long test runs all commands of all pages, in order, in one fresh clone. The output has to be the one that the page
+shows, except for names of experiments, hashes, durations, and all numbers in a line with decimals, which differ between
+runs and processors. A line of three dots stands for any lines; a command without output on the page may print any.
 """
 
 import re
@@ -17,10 +17,12 @@ import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
 
+from commands.docs import ENVIRONMENT, generated
+from commands.docs import PAGES as GENERATED
 from commands.schema import schema
 from stages.lib.core.parameters import read
 from stages.lib.datasets.table import DATASETS
-from stages.lib.validation.messages import check
+from stages.lib.validation.rules import check
 from tests.conftest import OURS, ROOT, RUNTIME, STARTED, Project, default_parameters, environment
 
 README = ROOT / "README.md"
@@ -34,21 +36,21 @@ PAGES = [
         )
     ),
 ]
-# Commands that no test runs as they stand, and why.
+# Commands that the long test does not run, and the reason.
 NOT_RUN = {
     r"^README.md: uv ": "installs another Python environment",
-    r"dataset=mnist\b": "downloads from the mirrors of MNIST, which a test does not reach",
-    r"s3://|: dvc remote modify --local": "a bucket; tests/test_sharing.py has a server that speaks S3",
-    r"^experiments.md: .*(dvc pull|PART=|umber-esse)": "several machines; tests/test_experiments.py has two clones",
-    r"source=scans": "arrays of the reader's own; tests/test_own_arrays.py makes some",
-    r"^several_machines.md: (export|python)": "several machines; tests/test_processes.py has two launchers",
+    r"dataset=mnist\b": "downloads MNIST",
+    r"s3://|: dvc remote modify --local": "needs a bucket; tests/test_sharing.py runs an S3 server",
+    r"^experiments.md: .*(dvc pull|PART=|umber-esse)": "several machines; tests/test_experiments.py uses two clones",
+    r"source=scans": "needs the reader's arrays; tests/test_own_arrays.py generates some",
+    r"^several_machines.md: (export|python)": "several machines; tests/test_processes.py uses two launchers",
 }
 EXPERIMENT = re.compile(r"\b[a-z]{3,5}-[a-z]{4}\b")  # as DVC names them
 FAILS = re.compile(r"\berror: |CONFLICT")
 
 
 def table(page: str, heading: str) -> list[list[str]]:
-    """The cells of the first table after a heading, without its two head lines."""
+    """Return the cells of the first table after a heading, without its two head lines."""
     lines = (ROOT / page).read_text().split(f"{heading}\n", 1)[1].splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("|"))
     rows = []
@@ -59,29 +61,42 @@ def table(page: str, heading: str) -> list[list[str]]:
     return rows
 
 
-def test_every_parameter_with_its_default_and_stage() -> None:
+def test_the_generated_tables_are_current() -> None:
+    for page in GENERATED:
+        text = (ROOT / page).read_text()
+        assert generated(text) == text, "run `make docs` and commit the result"
+
+
+def test_the_table_of_parameters_is_that_of_params_yaml_and_dvc_yaml() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     expected = {key: name for name, stage in stages.items() for key in stage.get("params", [])}
-    properties = schema()["properties"]
     rows = table("docs/parameters.md", "# Parameters")
-    assert {row[0].strip("`"): row[3] for row in rows} == expected
-    for row in rows:
-        assert yaml.safe_load(row[1].strip("`")) == properties[row[0].strip("`")]["default"]
+    assert {row[0].strip("`"): row[4] for row in rows if "." not in row[0]} == expected
+    defaults: dict[str, Any] = {}
+    for key, default, *_ in rows:
+        name, _, option = key.strip("`").partition(".")
+        value = yaml.safe_load(default.strip("`")) if default else {}
+        if option:
+            defaults[name][option] = value
+        else:
+            defaults[name] = value
+    assert defaults == yaml.safe_load(default_parameters())
 
 
-def test_every_environment_variable() -> None:
-    used = set()
-    for path in (ROOT / "stages").rglob("*.py"):
-        used |= set(re.findall(r'os\.environ\.get\("(\w+)"', path.read_text()))
-    listed = {row[0].strip("`") for row in table("docs/parameters.md", "## Environment variables")}
-    assert used == listed == set(OURS)
+def test_the_environment_variables_listed_are_those_that_the_stages_read() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "stages").rglob("*.py"))
+    assert set(re.findall(r'os\.environ\.get\("(\w+)"', code)) <= ENVIRONMENT.keys()
+    assert all(f'"{name}"' in code for name in ENVIRONMENT)
+    assert ENVIRONMENT.keys() == set(OURS)
 
 
-def test_every_data_set() -> None:
-    assert [row[0].strip("`") for row in table("docs/datasets.md", "# Datasets")] == list(DATASETS)
+def test_every_data_set_has_its_origin_and_licence() -> None:
+    rows = table("docs/datasets.md", "<!-- end -->")
+    own = ["folder", "csv", "arrays"]
+    assert [row[0].strip("`") for row in rows] == [name for name in DATASETS if name not in own]
 
 
-def test_every_report() -> None:
+def test_every_output_is_described() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     written = set()
     for name in ("train", "evaluate"):
@@ -90,7 +105,7 @@ def test_every_report() -> None:
     assert {row[0].strip("`") for row in table("docs/parameters.md", "## What comes out")} == written
 
 
-def test_every_page_is_listed_and_every_link_leads_somewhere() -> None:
+def test_every_page_is_listed_and_no_link_is_broken() -> None:
     assert {path.name for path in (ROOT / "docs").glob("*.md")} == {path.name for path in PAGES[1:]}
     for page in PAGES:
         for target in re.findall(r'\]\(([^)]+)\)|src="([^"]+)"', page.read_text()):
@@ -109,7 +124,7 @@ def test_the_readme_is_short() -> None:
 
 
 def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
-    """The commands in the console blocks of a page, each with the lines that it is said to print."""
+    """Yield the commands in the console blocks of a page, each with the output that the page shows."""
     for block in re.findall(r"^```console\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, *lines = part.splitlines()
@@ -124,7 +139,7 @@ def test_the_pages_name_commands_that_exist() -> None:
 
 
 def test_the_pages_set_parameters_that_exist(tmp_path: Path) -> None:
-    """Each value by itself: an example may leave out what goes with it."""
+    """Each value by itself, without the rules across keys: an example may omit the other key."""
     alone: dict[str, Any] = {**schema(), "allOf": [], "same_length": []}
     path = tmp_path / "params.yaml"
     text = "\n".join(page.read_text() for page in PAGES)
@@ -139,7 +154,7 @@ def test_the_pages_set_parameters_that_exist(tmp_path: Path) -> None:
 
 
 def stable(line: str) -> str:
-    """What of a line is the same in every run and on every processor."""
+    """Return the parts of a line that are the same in every run and on every processor."""
     line = EXPERIMENT.sub("NAME", line)
     line = re.sub(r"\b[0-9a-f]{7,40}\b", "HASH", line)
     line = re.sub(r"file:///\S*/", "file:///", line)
@@ -150,7 +165,7 @@ def stable(line: str) -> str:
 
 
 def differences(shown: list[str], printed: list[str], names: dict[str, str]) -> str:
-    """What a page shows that was not printed, or the other way round; the names of experiments go to `names`."""
+    """Describe the first difference between shown and printed lines; add the names of experiments to `names`."""
     skips, position = False, 0
     for line in filter(str.strip, shown):
         if line == "...":
@@ -166,7 +181,7 @@ def differences(shown: list[str], printed: list[str], names: dict[str, str]) -> 
 
 
 class Shell:
-    """One bash, in which commands run one after another."""
+    """A bash process that runs commands one after another."""
 
     def __init__(self, folder: Path, variables: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -181,7 +196,7 @@ class Shell:
         STARTED.append(self.process)
 
     def run(self, command: str) -> tuple[int, list[str]]:
-        """The exit code of a command, and the lines that it prints on both streams; blank ones are left out."""
+        """Run a command and return its exit code and the non-blank lines that it prints on both streams."""
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.write(f"{{ {command}\n}} < /dev/null; printf '\\nENDED %s\\n' $?\n".encode())
@@ -195,11 +210,11 @@ class Shell:
 
 
 @pytest.mark.torture(quick=0, long=1)
-def test_the_pages_as_a_reader_runs_them(fresh: Project, tmp_path: Path, part: int) -> None:
+def test_the_commands_of_the_pages_print_what_the_pages_show(fresh: Project, tmp_path: Path, part: int) -> None:
     fresh.run("git", "init", "--quiet", "--bare", "--initial-branch=main", str(tmp_path / "origin.git"))
     fresh.run("git", "remote", "add", "origin", str(tmp_path / "origin.git"))
     fresh.run("git", "push", "--quiet", "origin", "main")
-    (fresh.root / ".venv").symlink_to(sys.prefix)  # the installation is what a test does without
+    (fresh.root / ".venv").symlink_to(sys.prefix)  # not installed again
     (installed := tmp_path / "installed").touch()
     if RUNTIME.exists():
         (fresh.root / "demo/node_modules").symlink_to(RUNTIME.parent)
@@ -226,12 +241,12 @@ def test_the_pages_as_a_reader_runs_them(fresh: Project, tmp_path: Path, part: i
         shell.run(f"cd {fresh.root}")
         left = [line for line in shell.run("git status --porcelain")[1] if not line.startswith("??")]
         if left:
-            wrong.append(f"{page.name} does not lead back to where it began: {left}")
+            wrong.append(f"{page.name} leaves changed files: {left}")
     assert not wrong, "\n\n".join(wrong)
 
 
 def wait_for_the_queue(shell: Shell) -> None:
-    """Until nothing of DVC's queue waits or runs."""
+    """Wait until DVC's queue is empty."""
     end = time.monotonic() + 240
     while re.search(r"(Queued|Running)$", status := "\n".join(shell.run("dvc queue status")[1]), re.MULTILINE):
         assert time.monotonic() < end, status

@@ -1,4 +1,4 @@
-"""The pipeline as a whole, with the real dvc in clones of the project: what reruns after which change."""
+"""The whole pipeline, with the real dvc in clones of the project: what reruns after which change."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ AFTER_TRAINING = ["train", "evaluate"]
 
 
 def hashes(project: Project) -> dict[str, object]:
-    """The outs of every stage, as in dvc.lock."""
+    """Return the outs of every stage in dvc.lock."""
     lock = yaml.safe_load((project.root / "dvc.lock").read_text())
     return {name: stage["outs"] for name, stage in lock["stages"].items()}
 
 
 @pytest.fixture
 def committed(tmp_path: Path) -> Project:
-    """What is in git, results and all: as a fresh clone has it."""
+    """A fresh clone with the committed results."""
     return checkout(tmp_path / "committed", results=True)
 
 
@@ -40,7 +40,7 @@ def test_the_committed_lock_belongs_to_the_code_and_the_parameters() -> None:
 
 
 @pytest.mark.committed
-def test_nothing_changed_in_a_fresh_clone_but_what_is_missing(committed: Project) -> None:
+def test_a_fresh_clone_is_up_to_date_except_for_missing_data(committed: Project) -> None:
     status = json.loads(committed.run("dvc", "status", "--json").stdout)
     for changes in status.values():
         for change in changes:
@@ -49,8 +49,7 @@ def test_nothing_changed_in_a_fresh_clone_but_what_is_missing(committed: Project
 
 
 @pytest.mark.committed
-def test_reports_in_git_are_those_of_the_lock(committed: Project) -> None:
-    """The reports are no data to fetch: they are in git, and of the run that dvc.lock records."""
+def test_the_committed_reports_are_those_in_dvc_lock(committed: Project) -> None:
     outs = [out for stage in hashes(committed).values() for out in stage if str(out["path"]).startswith("reports/")]  # type: ignore[attr-defined]
     assert len(outs) == 8
     for out in outs:
@@ -73,8 +72,8 @@ ALL_AT_ONCE = {name: value for variables in SURROUNDINGS for name, value in vari
 
 
 @pytest.mark.torture(quick=1, long=1 + len(SURROUNDINGS))
-def test_same_in_same_out(reproduced: Project, tmp_path: Path, part: int, count: Count) -> None:
-    """Another folder, user, home, time zone, locale, hash seed and number of workers, no cache: the same dvc.lock."""
+def test_equal_inputs_give_an_equal_dvc_lock(reproduced: Project, tmp_path: Path, part: int, count: Count) -> None:
+    """In another folder, as another user, with another home, time zone, locale, hash seed and number of workers."""
     variables = dict([ALL_AT_ONCE, *SURROUNDINGS][part])
     if "HOME" in variables:
         variables["HOME"] = str(tmp_path / variables["HOME"])
@@ -82,11 +81,11 @@ def test_same_in_same_out(reproduced: Project, tmp_path: Path, part: int, count:
     other = checkout(tmp_path / "another folder \N{LATIN SMALL LETTER E WITH ACUTE}")
     other.run("dvc", "repro", "--force", fails=False, **variables)
     assert artifacts(other) == artifacts(reproduced)
-    count("runs from nothing in other surroundings, same dvc.lock", 1)
+    count("runs from scratch in other surroundings, same dvc.lock", 1)
 
 
 @pytest.mark.torture(quick=0, long=1)
-def test_with_a_warm_cache_the_same(project: Project, reproduced: Project, part: int) -> None:
+def test_a_warm_cache_gives_an_equal_dvc_lock(project: Project, reproduced: Project, part: int) -> None:
     assert project.repro("--force") == STAGES
     assert artifacts(project) == artifacts(reproduced)
 
@@ -116,13 +115,13 @@ def test_another_data_set_reruns_all_and_needs_one_line(project: Project) -> Non
         '        "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d", (1, 28, 28), DIGITS),\n'
         '    "fashion-mnist": ',
     )
-    assert project.repro() == ["download", "normalize"], "the same bytes come out: the rest has nothing to do"
-    project.stage("schema")
+    assert project.repro() == ["download", "normalize"], "the outputs are the same bytes"
+    project.run("python", "-m", "commands.schema")
     project.set(dataset="again", epochs=1)
     assert project.repro() == STAGES
 
 
-def test_going_back_takes_the_earlier_result_from_the_cache(project: Project) -> None:
+def test_an_earlier_parameter_restores_the_earlier_result_from_the_cache(project: Project) -> None:
     before = hashes(project)
     project.set(epochs=1)
     assert project.repro() == AFTER_TRAINING
@@ -144,8 +143,8 @@ def test_going_back_takes_the_earlier_result_from_the_cache(project: Project) ->
         ("+typo=1", "check: error: params.yaml: unknown key `typo`"),
     ],
 )
-def test_a_refused_value_costs_nothing(project: Project, reproduced: Project, setting: str, message: str) -> None:
-    """DVC removes a stage's outputs before it runs the stage, so the check comes before all of them."""
+def test_a_refused_value_changes_no_output(project: Project, reproduced: Project, setting: str, message: str) -> None:
+    """DVC removes a stage's outputs before it runs the stage, so check runs before all of them."""
     refused = project.run("dvc", "exp", "run", "-S", setting, fails=True)
     assert "Traceback" not in refused.stderr
     before = artifacts(reproduced)
@@ -177,7 +176,7 @@ def test_plots_show_every_picture(project: Project) -> None:
 
 
 def test_the_readme_draws_the_pipeline_in_order() -> None:
-    """What each stage reads and writes, as in dvc.yaml; but for code, parameters and stage check."""
+    """The inputs and outputs of each stage in dvc.yaml, except code, parameters and stage check."""
     picture = (ROOT / "README.md").read_text().split("```mermaid\n")[1].split("```")[0]
     drawn = re.findall(r"(\w+) -- \"?(\w+)[^>]*--> (\w+)", picture)
     assert list(dict.fromkeys(stage for _, stage, _ in drawn)) == STAGES

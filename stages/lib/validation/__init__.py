@@ -1,1 +1,1 @@
-"""Used by check: the whole of params.yaml against params.schema.json, and the messages about what is wrong."""
+"""Used by check: the rules of params.schema.json for all of params.yaml, and the messages about refused values."""
