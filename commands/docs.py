@@ -16,7 +16,7 @@ from typing import Any
 from commands.lib.markdown import row
 from commands.schema import STAGES, schema
 from stages.lib.core.files import write_text
-from stages.lib.datasets.table import DATASETS, Own
+from stages.lib.datasets.table import DATASETS
 from stages.lib.validation.messages import choices, expected
 
 PAGES = [Path("docs/parameters.md"), Path("docs/datasets.md")]
@@ -87,7 +87,7 @@ def datasets() -> str:
     lines = [row("name", "kind", "classes", "download"), row(*["---"] * 3, "--:")]
     for name, dataset in DATASETS.items():
         labels = getattr(dataset, "classes", None)
-        if isinstance(dataset, Own):
+        if dataset.user_supplied:
             classes = "yours"
         elif labels is None:
             classes = "the names in its files"

@@ -14,8 +14,8 @@ from typing import Any
 from stages import cache, download, evaluate, normalize, train
 from stages.lib.core.files import write_text
 from stages.lib.core.sealed import seal
-from stages.lib.datasets.labels import CLASSIFICATION, REGRESSION, TASKS
-from stages.lib.datasets.table import DATASETS, Own
+from stages.lib.datasets.kind import CLASSIFICATION, REGRESSION, TASKS
+from stages.lib.datasets.table import DATASETS
 from stages.lib.model import networks, torchvision_networks
 from stages.lib.training import losses, optimizers
 from stages.lib.validation.rules import SCHEMA
@@ -59,7 +59,7 @@ def task_rules() -> list[dict[str, Any]]:
         ),
         REGRESSION: ("loss", {"enum": [*losses.OF_QUANTITIES]}, f"regression takes {', '.join(losses.OF_QUANTITIES)}"),
     }
-    tables = [name for name, dataset in DATASETS.items() if isinstance(dataset, Own) and dataset.labels != "folders"]
+    tables = [name for name, dataset in DATASETS.items() if REGRESSION in dataset.tasks]
     reason = f"regression takes the dataset {' or '.join(tables)}: numbers of your own"
     rules = [(REGRESSION, "dataset", {"enum": tables}, reason)]
     rules += [(task, *loss_rules[task]) for task in TASKS]

@@ -12,7 +12,7 @@ from dvc.utils.serialize import parse_yaml
 from experiments.figures import flat
 from stages.lib.core.errors import UserError
 from stages.lib.core.parameters import PARAMETERS
-from stages.lib.datasets.table import DATASETS, Own
+from stages.lib.datasets.table import DATASETS
 
 LOCK = "dvc.lock"
 TRAINING = "reports/train.json"
@@ -58,7 +58,7 @@ def same_code(*commits: str) -> bool:
 
 def sees_source(parameters: Mapping[str, Any]) -> bool:
     """Whether git knows the content of a user's own source, by its files or by a `.dvc` file of `dvc add`."""
-    if not isinstance(DATASETS[parameters["dataset"]], Own):
+    if not DATASETS[parameters["dataset"]].user_supplied:
         return True
     source = Path(parameters["source"])
     if not source.resolve().is_relative_to(Path.cwd()):

@@ -13,9 +13,9 @@ import pandas as pd
 from PIL import Image
 
 from commands.lib.command_line import documented, new_folder
-from stages.download import packaged_file
 from stages.lib.core.files import replacing_folder
-from stages.lib.datasets.table import DATASETS, Packaged
+from stages.lib.datasets.packaged import Packaged
+from stages.lib.datasets.table import DATASETS
 
 MOST_DEGREES = 45
 ROWS = {"train": 3500, "val": 500, "test": 1000}
@@ -28,7 +28,7 @@ def main() -> None:
 
     dataset = DATASETS["mnist-5k"]
     assert isinstance(dataset, Packaged)
-    pixels = pd.read_csv(packaged_file(dataset), header=None).to_numpy(np.uint8)[:, :-1].reshape(-1, 28, 28)
+    pixels = pd.read_csv(dataset.installed_file(), header=None).to_numpy(np.uint8)[:, :-1].reshape(-1, 28, 28)
     random = np.random.default_rng(0)
     order = random.permutation(len(pixels))
     splits = np.repeat(list(ROWS), list(ROWS.values()))

@@ -3,8 +3,9 @@
     python -m stages.cache
 
 In:  uint8 images, targets, file names and statistics.
-Out: data/tensors/{train,val,test}/, the same ready for training: standardized, or as the bytes that they are, which
-     take a fourth of the room and are standardized when they are used. Those bytes DVC stores once for both stages.
+Out: data/tensors/{train,val,test}/, the same ready for training: images standardized, or unchanged, in which case train
+     and evaluate standardize them. Unchanged ones take a fourth of the disk space, and DVC stores them once for both
+     stages.
 """
 
 from stages.lib.core.process import run
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from stages.lib.core import SPLITS
 from stages.lib.core.files import replacing_folder
 from stages.lib.core.parameters import StageParameters, load
 from stages.lib.splits import shards
@@ -37,7 +39,7 @@ def main() -> None:
     parameters = load(Parameters)
     dtype = np.dtype(parameters.storage_dtype)
     with replacing_folder(TENSORS) as folder:
-        for name in shards.SPLITS:
+        for name in SPLITS:
             split = shards.read(NORMALIZED / name)
             data, targets, index = split.description, split.labels("targets"), split.labels("index")
             files = split.files()
@@ -55,9 +57,9 @@ def main() -> None:
 
 
 def standardize(images: np.ndarray, mean: list[float], std: list[float]) -> np.ndarray:
-    """(pixel / 255 - mean) / std, per channel: (N, C, H, W) uint8 -> float32 of the same shape.
+    """Return (pixel / 255 - mean) / std, per channel: (N, C, H, W) uint8 -> float32 of the same shape.
 
-    A pixel has 256 values, so each channel's results are looked up in a table computed in double precision.
+    A pixel has 256 values, so the results of each channel are looked up in a table, computed in double precision.
     """
     table = ((np.arange(256) / 255 - np.array(mean)[:, None]) / np.array(std)[:, None]).astype(np.float32)  # (C, 256)
     standardized = np.empty(images.shape, np.float32)

@@ -1,10 +1,10 @@
-"""Damaged input for everything that the stages parse: what comes of it, counted.
+"""Fuzzing of everything that the stages parse.
 
     python -m tests.mutations COUNT SEED
 
-Whole files of every kind are made, then damaged one at a time, and read. Right is a refusal in one line or the correct
-result; everything else is a fault. Prints a JSON object: per kind of file the number of inputs, refusals and faults,
-with the first faults themselves. A process of its own, because a fault may be the end of the process.
+Makes valid files of every format, damages one at a time, and reads it. A refusal in one line or the correct result is
+right; everything else is a fault. Prints a JSON object: for each format the number of inputs, refusals and faults, and
+the first faults. Runs in a process of its own, because a fault may crash the process.
 """
 
 import contextlib
@@ -42,9 +42,11 @@ from stages import cache, download, evaluate, normalize, train
 from stages.lib.core import parameters
 from stages.lib.core.errors import UserError
 from stages.lib.core.sealed import seal, unseal
-from stages.lib.datasets import raw, readers, tables
+from stages.lib.datasets import label_table, raw
 from stages.lib.datasets.archives import ArchiveError, unpack
-from stages.lib.datasets.table import DATASETS, Packaged
+from stages.lib.datasets.kind import Part
+from stages.lib.datasets.packaged import Packaged
+from stages.lib.datasets.table import DATASETS
 from stages.lib.model import model_file, tensors
 from stages.lib.preprocessing import decoding
 from stages.lib.splits import shards
@@ -53,8 +55,8 @@ from stages.lib.training import checkpoint, pretrained
 from stages.lib.validation.rules import check_all
 from tests.conftest import ROOT, default_parameters
 
-SECONDS = 20  # for one input; then the process is ended, with a traceback
-BYTES = 64 << 20  # that the memory of the process may grow by, over all inputs of one kind
+SECONDS = 20  # for one input; then the process ends with a traceback
+BYTES = 64 << 20  # by which the memory of the process may grow, over all inputs of one format
 DESCRIPTION = DataDescription(dataset="made up", classes=["a", "b", "c"], shape=(1, 4, 4), mean=[0.5], std=[0.25])
 ARCHITECTURE = model_file.Architecture(model="mlp", hidden=[8], activation="tanh", dropout=0.5)
 RANDOM = np.random.default_rng(0)
@@ -65,42 +67,42 @@ STAGES = (download, normalize, cache, train, evaluate)
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of input. `read` gives what the program makes of the file, `truth` what is correct for these bytes."""
+class Format:
+    """A format of input. `read` returns what the program reads, `truth` what is correct for these bytes."""
 
     name: str
     path: str
     content: bytes
     read: Callable[[], Any]
-    truth: Callable[[bytes], Any] | None  # None: nobody can tell; it must only not fail
-    tokens: tuple[bytes, ...] = ()  # what may be put in the place of other text
-    wrap: Callable[[bytes], bytes] = bytes  # around the damaged bytes: a compression, with its right checksum
+    truth: Callable[[bytes], Any] | None  # None: unknown; reading must only not fail
+    tokens: tuple[bytes, ...] = ()  # replacements for pieces of the text
+    wrap: Callable[[bytes], bytes] = bytes  # applied to the damaged bytes: a compression, which adds a valid checksum
 
 
-def unchanged(kind_read: Callable[[], Any]) -> Callable[[bytes], Any]:
-    """The truth of what carries a checksum: what the whole file says, whatever is accepted."""
-    whole = kind_read()
-    return lambda _content: whole
+def unchanged(read: Callable[[], Any]) -> Callable[[bytes], Any]:
+    """Return the truth for a file with a checksum: whatever is accepted has the content of the valid file."""
+    valid = read()
+    return lambda _content: valid
 
 
-# --- The kinds of input ---
+# --- The formats ---
 
 
 def idx(array: np.ndarray) -> bytes:
-    """The MNIST file format, of unsigned bytes."""
+    """Return an IDX file of unsigned bytes."""
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
-def plain(part: readers.Part) -> list[Any]:
+def plain(part: Part) -> list[Any]:
     return [part.images[:].tolist(), part.targets.tolist()]
 
 
-def parts(dataset: str) -> dict[str, readers.Part]:
-    """What the reader makes of the files as they are now; in a run, other ones are refused before it."""
+def parts(dataset: str) -> dict[str, Part]:
+    """Read the files as they are now; in a run, files whose sha256 has changed are refused first."""
     sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in RAW_FILES.iterdir()}
     source = raw.Raw(dataset, RAW_FILES, sha256)
-    with readers.opened(source, task="classification", size=4, unreadable_allowed=0) as (found, _):
-        return {name: replace(part, images=part.images[:]) for name, part in found.items()}
+    with normalize.opened(source, normalize.Parameters(image_size=4)) as (read_parts, _):
+        return {name: replace(part, images=part.images[:]) for name, part in read_parts.items()}
 
 
 def read_idx() -> Any:
@@ -108,11 +110,11 @@ def read_idx() -> Any:
 
 
 def idx_truth(content: bytes) -> Any:
-    """The images as the format has them, read anew; the labels and the other part are whole."""
+    """Parse the images independently; the labels and the other part are undamaged."""
     zero, kind, dimensions = struct.unpack(">HBB", content[:4])
     shape = struct.unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions])
     body = np.frombuffer(content[4 + 4 * dimensions :], np.uint8)
-    assert (zero, kind, dimensions) == (0, 8, 3), "not of unsigned bytes in three dimensions"
+    assert (zero, kind, dimensions) == (0, 8, 3), "not unsigned bytes in three dimensions"
     images = body.reshape(shape)[:, np.newaxis]
     return {"train": [images.tolist(), TARGETS.tolist()], "test": [IMAGES[:3].tolist(), TARGETS[:3].tolist()]}
 
@@ -137,16 +139,16 @@ def read_image() -> Any:
 
 
 def read_labels(path: Path) -> Any:
-    """A table of numbers, and the images that it names."""
+    """Read a table of numbers, and the images that it names."""
     images = dict.fromkeys((f"{row}.png" for row in range(12)), "")
     sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()} | images
-    with contextlib.redirect_stdout(io.StringIO()):  # which files were left out
-        found = tables.labelled(raw.Raw("csv", path.parent, sha256), "regression")
-    return [found.names, found.targets.tolist(), found.parts]
+    with contextlib.redirect_stdout(io.StringIO()):  # reports which files were left out
+        labelled = label_table.read_labels(raw.Raw("csv", path.parent, sha256), "regression")
+    return [labelled.names, labelled.targets.tolist(), labelled.parts]
 
 
 def read_weights(path: Path) -> Any:
-    """Weights of somebody else's, whose sha256 the user has noted after they were damaged."""
+    """Load weights whose sha256 in params.yaml is that of the damaged file."""
     network = model_file.build(ARCHITECTURE, DESCRIPTION)
     with contextlib.redirect_stdout(io.StringIO()):
         pretrained.load(network, path, hashlib.sha256(path.read_bytes()).hexdigest())
@@ -164,7 +166,7 @@ def read_normalized() -> Any:
 
 
 def read_shard_sealed_anew() -> Any:
-    """A shard whose hash split.json has as it is now."""
+    """Read a damaged shard whose current hash is in split.json."""
     shard, path = (cache.NORMALIZED / "train" / name for name in ("00000.safetensors", shards.SPLIT))
     fields = unseal(path.read_bytes())
     fields["shards"][0]["sha256"] = hashlib.sha256(shard.read_bytes()).hexdigest()
@@ -200,17 +202,17 @@ def read_parameters() -> Any:
 
 
 def parameters_truth(content: bytes) -> Any:
-    """What DVC makes of the file: the stage has to train with the numbers that DVC records."""
+    """Parse the file as DVC does: the stage has to train with the numbers that DVC records."""
     values = parse_yaml(content.decode(), "params.yaml")
     for key in ("val_fraction", "test_fraction", "dropout", "lr", "weight_decay", "momentum", "warmup", "clip_norm"):
-        values[key] = None if values[key] is None else float(values[key])  # a whole number is a number too
+        values[key] = None if values[key] is None else float(values[key])  # integers are accepted as well
     for key, neutral in (("augmentation", 0), ("loss_args", None), ("optimizer_args", None)):
         values[key] = {option: value for option, value in values[key].items() if value != neutral}
     return values
 
 
 def read_archive() -> Any:
-    """What came out; whatever that is, nothing may lie outside of the folder."""
+    """Unpack an archive; whatever it holds, no file may lie outside of the folder."""
     (path,) = (path for path in Path("archives").iterdir() if path.suffix)
     out = Path("out/inner")
     shutil.rmtree("out", ignore_errors=True)
@@ -225,7 +227,7 @@ def read_archive() -> Any:
 
 
 def seal_anew(content: bytes) -> bytes:
-    """With the right hash, where it is still a JSON object."""
+    """Replace the hash by the right one, if the content is still a JSON object."""
     try:
         fields = json.loads(content)
         fields.pop("sha256", None)
@@ -250,8 +252,8 @@ def archive(kind: str) -> bytes:
     return content.getvalue()
 
 
-def make() -> Iterator[Kind]:
-    """Fill the working directory with whole files, and give their kinds."""
+def make() -> Iterator[Format]:
+    """Fill the working directory with valid files, and yield their formats."""
     Path("params.yaml").write_text(default_parameters())
     shutil.copy2(ROOT / "params.schema.json", "params.schema.json")
     RAW_FILES.mkdir(parents=True)
@@ -270,13 +272,14 @@ def make() -> Iterator[Kind]:
 
     images = str(RAW_FILES / "train-images-idx3-ubyte.gz")
     table_path = str(RAW_FILES / "made_up.csv.gz")
-    yield Kind("IDX file", images, idx(IMAGES[:, 0]), read_idx, idx_truth, wrap=gzip.compress)
-    yield Kind("gzip of an IDX file", images, Path(images).read_bytes(), read_idx, unchanged(read_idx))
-    yield Kind("CSV of pixels", table_path, text, read_csv, csv_truth, (b"256", b"-1", b",", b"1.5"), gzip.compress)
+    yield Format("IDX file", images, idx(IMAGES[:, 0]), read_idx, idx_truth, wrap=gzip.compress)
+    yield Format("gzip of an IDX file", images, Path(images).read_bytes(), read_idx, unchanged(read_idx))
+    yield Format("CSV of pixels", table_path, text, read_csv, csv_truth, (b"256", b"-1", b",", b"1.5"), gzip.compress)
 
-    raw.write_manifest(download.RAW, "mnist", sorted(path.name for path in RAW_FILES.iterdir()), RAW_FILES, raw.FILES)
+    names = sorted(path.name for path in RAW_FILES.iterdir())
+    raw.write_manifest(download.RAW, "mnist", raw.OriginalFiles(names, RAW_FILES, raw.FILES))
     path = download.RAW / raw.MANIFEST
-    yield Kind(raw.MANIFEST, str(path), path.read_bytes(), read_manifest, unchanged(read_manifest), JSON)
+    yield Format(raw.MANIFEST, str(path), path.read_bytes(), read_manifest, unchanged(read_manifest), JSON)
     Path("labels").mkdir()
     labels = pd.DataFrame(
         {
@@ -290,16 +293,16 @@ def make() -> Iterator[Kind]:
         path = Path("labels") / name
         write(path, index=False)
         tokens = (b",", b'"', b"\n", b"nan", b"1e999", b"\xff")
-        yield Kind(name, str(path), path.read_bytes(), partial(read_labels, path), None, tokens)
+        yield Format(name, str(path), path.read_bytes(), partial(read_labels, path), None, tokens)
     Path("images").mkdir()
-    Image.MAX_IMAGE_PIXELS = 1 << 20  # a header may promise no more
+    Image.MAX_IMAGE_PIXELS = 1 << 20  # a header may announce no more
     for ending in ("png", "jpg", "gif", "tif", "bmp", "webp"):
         content = io.BytesIO()
         Image.fromarray(np.tile(IMAGES[0, 0], (5, 5))).save(content, Image.registered_extensions()[f".{ending}"])
         for other in Path("images").iterdir():
             other.unlink()
         Path(f"images/image.{ending}").write_bytes(content.getvalue())
-        yield Kind(ending, f"images/image.{ending}", content.getvalue(), read_image, lambda _: (3, 4, 4))
+        yield Format(ending, f"images/image.{ending}", content.getvalue(), read_image, lambda _: (3, 4, 4))
 
     standardized = cache.standardize(IMAGES, [0.5], [0.25])
     for folder, stored in ((cache.NORMALIZED / "train", IMAGES), (train.TRAIN, standardized)):
@@ -308,47 +311,47 @@ def make() -> Iterator[Kind]:
         writer.finish(DESCRIPTION, "cache")
     for folder, read in ((cache.NORMALIZED / "train", read_normalized), (train.TRAIN, read_tensors)):
         for path in sorted(folder.iterdir()):
-            yield Kind(f"{folder.parent.name} {path.name}", str(path), path.read_bytes(), read, unchanged(read), JSON)
+            yield Format(f"{folder.parent.name} {path.name}", str(path), path.read_bytes(), read, unchanged(read), JSON)
 
     network = model_file.build(ARCHITECTURE, DESCRIPTION)
     rows = {"train": 12, "val": 12}
     model_file.save(model_file.MODEL, network.state_dict(), ARCHITECTURE, DESCRIPTION, rows, {"lr": 0.1}, threads=1)
     for path in (model_file.MODEL, model_file.MODEL.with_suffix(".json")):
-        yield Kind(path.name, str(path), path.read_bytes(), read_model, unchanged(read_model), JSON)
+        yield Format(path.name, str(path), path.read_bytes(), read_model, unchanged(read_model), JSON)
 
     Path("weights").mkdir()
     for name, save in (("weights.pth", torch.save), ("weights.safetensors", safetensors.torch.save_file)):
         path = Path("weights") / name
         save(network.state_dict(), path)
-        yield Kind(name, str(path), path.read_bytes(), partial(read_weights, path), None, JSON)
+        yield Format(name, str(path), path.read_bytes(), partial(read_weights, path), None, JSON)
 
-    # Of a program's own making, with the right hash:
+    # Made by another program, with the right hash:
     path = model_file.MODEL.with_suffix(".json")
-    yield Kind("model.json sealed anew", str(path), path.read_bytes(), read_model, None, JSON, seal_anew)
+    yield Format("model.json sealed anew", str(path), path.read_bytes(), read_model, None, JSON, seal_anew)
     path = cache.NORMALIZED / "train" / shards.SPLIT
-    yield Kind("split.json sealed anew", str(path), path.read_bytes(), read_normalized, None, JSON, seal_anew)
+    yield Format("split.json sealed anew", str(path), path.read_bytes(), read_normalized, None, JSON, seal_anew)
     path = cache.NORMALIZED / "train" / "00000.safetensors"
     types = (b"U8", b"I64", b"F64", b"F16", b"BF16", b"F8_E4M3", b"BOOL", b"files", b"file_ends", b"index")
-    yield Kind("shard sealed anew", str(path), path.read_bytes(), read_shard_sealed_anew, None, types)
+    yield Format("shard sealed anew", str(path), path.read_bytes(), read_shard_sealed_anew, None, types)
 
     progress = checkpoint.Progress(step=3)
     progress.finish_epoch({"epoch": 1, "val_loss": 0.5}, network)
     checkpoint.save("state", progress, network, torch.optim.Adam(network.parameters()))
     state = checkpoint.STATES / "state.pt"
-    yield Kind("checkpoint", str(state), state.read_bytes(), read_state, unchanged(read_state))
+    yield Format("checkpoint", str(state), state.read_bytes(), read_state, unchanged(read_state))
 
     text = Path("params.yaml").read_bytes()
-    yield Kind("params.yaml", "params.yaml", text, read_parameters, parameters_truth, YAML)
+    yield Format("params.yaml", "params.yaml", text, read_parameters, parameters_truth, YAML)
     schema = Path("params.schema.json").read_bytes()
-    yield Kind("params.schema.json", "params.schema.json", schema, read_parameters, unchanged(read_parameters), JSON)
+    yield Format("params.schema.json", "params.schema.json", schema, read_parameters, unchanged(read_parameters), JSON)
 
     for ending in ("tar", "tar.gz", "zip"):
         Path("archives").mkdir(exist_ok=True)
         for other in Path("archives").iterdir():
             other.unlink()
         Path(f"archives/some.{ending}").write_bytes(archive(ending))
-        names = (b"../", b"/tmp", b"..\\", b"\0")
-        yield Kind(ending, f"archives/some.{ending}", archive(ending), read_archive, None, names)
+        paths = (b"../", b"/tmp", b"..\\", b"\0")
+        yield Format(ending, f"archives/some.{ending}", archive(ending), read_archive, None, paths)
 
 
 JSON = (b"null", b"true", b"-1", b"1e999", b"NaN", b'"', b"{", b"[" * 2000, b"\xff", b'{"a": 1}', b"0", b"9" * 5000)
@@ -374,7 +377,7 @@ NUMBERS = [0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2
 
 
 def damage(content: bytes, tokens: tuple[bytes, ...], draw: random.Random) -> bytes:
-    """One to three changes of some kind, somewhere."""
+    """Make one to three changes at random places."""
     for _ in range(draw.choice([1, 1, 1, 2, 3])):
         start = draw.randrange(len(content) + 1) if draw.random() < 0.6 else min(draw.randrange(64), len(content))
         end = min(len(content), start + draw.choice([1, 2, 4, 8, 100]))
@@ -395,21 +398,21 @@ def damage(content: bytes, tokens: tuple[bytes, ...], draw: random.Random) -> by
         elif tokens and draw.random() < 0.5:
             content = before + draw.choice(tokens) + after
         elif draw.random() < 0.15:
-            content = before  # cut off
+            content = before  # truncated
         else:
             content = before + draw.choice(replacements) + after
     return content
 
 
-def attempt(kind: Kind, damaged: bytes) -> str:
-    """ "refused", "correct", or what went wrong."""
+def attempt(kind: Format, damaged: bytes) -> str:
+    """Return "refused", "correct", or a description of the fault."""
     Path(kind.path).write_bytes(kind.wrap(damaged))
     try:
-        found = kind.read()
+        result = kind.read()
     except (UserError, ArchiveError) as refusal:
-        # The frame around a stage makes one line of it; it has to be one that says something.
+        # `process.run` prints it as one line, which has to give a reason.
         return "a refusal without a reason" if "Errno None" in str(refusal) else "refused"
-    except OSError as error:  # the frame makes one line of these as well
+    except OSError as error:  # `process.run` prints these as one line as well
         return "refused" if error.strerror else traceback.format_exc()
     except BaseException:
         return traceback.format_exc()
@@ -418,25 +421,25 @@ def attempt(kind: Kind, damaged: bytes) -> str:
     try:
         truth = kind.truth(damaged)
     except Exception as error:
-        return f"accepted what is no such file: {error}"
-    return "correct" if found == truth else f"a wrong result: {str(found)[:300]} instead of {str(truth)[:300]}"
+        return f"accepted a file that is not of this format: {error}"
+    return "correct" if result == truth else f"a wrong result: {str(result)[:300]} instead of {str(truth)[:300]}"
 
 
 def main(count: int, seed: int) -> None:
-    """Read `count` damaged inputs, spread over all kinds, and print what came of them."""
+    """Read `count` damaged inputs, spread over all formats, and print the outcomes."""
     results = {}
     os.chdir(tempfile.mkdtemp(prefix="mutations-"))
-    kinds = list(make())
-    for number, kind in enumerate(kinds):
+    formats = list(make())
+    for number, kind in enumerate(formats):
         draw = random.Random(f"{seed} {kind.name}")
         figures = {"inputs": 0, "refused": 0, "faults": 0}
         faults = []
         Path(kind.path).parent.mkdir(exist_ok=True)
-        if kind.path.startswith(("archives/", "images/")):  # the one file in its folder
+        if kind.path.startswith(("archives/", "images/")):  # their folders hold one file
             for other in Path(kind.path).parent.iterdir():
                 other.unlink()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for _ in range(count // len(kinds) + (number < count % len(kinds))):
+        for _ in range(count // len(formats) + (number < count % len(formats))):
             damaged = damage(kind.content, kind.tokens, draw)
             faulthandler.dump_traceback_later(SECONDS, exit=True)
             outcome = attempt(kind, damaged)
@@ -445,11 +448,11 @@ def main(count: int, seed: int) -> None:
             figures["refused"] += outcome == "refused"
             if outcome not in ("refused", "correct"):
                 figures["faults"] += 1
-                faults.append({"what": outcome, "input": repr(damaged[:2000])})
+                faults.append({"fault": outcome, "input": repr(damaged[:2000])})
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
         if grown > BYTES:
             figures["faults"] += 1
-            faults.append({"what": f"memory grew by {grown:,} bytes", "input": ""})
+            faults.append({"fault": f"memory grew by {grown:,} bytes", "input": ""})
         Path(kind.path).write_bytes(kind.wrap(kind.content))
         results[kind.name] = {**figures, "first": faults[:3]}
     print(json.dumps(results))

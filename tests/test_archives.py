@@ -1,4 +1,4 @@
-"""Unpacking what is not trusted."""
+"""Unpacking untrusted archives."""
 
 import gzip
 import io
@@ -40,7 +40,7 @@ def unpacked(archive: Path, *, most_bytes: int = 10_000, most_files: int = 3) ->
     return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_files_and_folders_come_out(tmp_path: Path) -> None:
+def test_unpacks_files_and_folders(tmp_path: Path) -> None:
     assert unpacked(tar(tmp_path / "a.tar.gz", member("x/y", size=5), member("z"))) == {"x/y": 5, "z": 0}
     (tmp_path / "zip").mkdir()
     assert unpacked(zipped(tmp_path / "zip/a.zip", "x/y", "z")) == {"x/y": 1, "z": 1}
@@ -69,29 +69,29 @@ def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
 
 
 def test_size_and_count_are_limited(tmp_path: Path) -> None:
-    """A thousandth of the size is enough for zeros: the archives themselves are small."""
+    """The archives themselves are small: zeros are compressed to a thousandth."""
     for number, (archive, words) in enumerate(
         [
             (
                 tar(tmp_path / "a.tar.gz", member("x", size=6_000), member("y", size=6_000)),
-                "`y` is larger than was expected",
+                "`y` is larger than expected",
             ),
-            (zipped(tmp_path / "a.zip", "x", "y", size=6_000), "`y` is larger than was expected"),
+            (zipped(tmp_path / "a.zip", "x", "y", size=6_000), "`y` is larger than expected"),
             (tar(tmp_path / "b.tar.gz", *map(member, "wxyz")), "more than 3 files"),
             (zipped(tmp_path / "b.zip", *"wxyz"), "more than 3 files"),
         ]
     ):
-        place = tmp_path / str(number)
-        place.mkdir()
+        folder = tmp_path / str(number)
+        folder.mkdir()
         with pytest.raises(ArchiveError, match=words):
-            unpacked(archive.rename(place / archive.name))
+            unpacked(archive.rename(folder / archive.name))
     (tmp_path / "c.gz").write_bytes(gzip.compress(bytes(20_000)))
-    with pytest.raises(ArchiveError, match="`c` is larger than was expected"):
+    with pytest.raises(ArchiveError, match="`c` is larger than expected"):
         unpacked(tmp_path / "c.gz")
     assert sum(path.stat().st_size for path in tmp_path.rglob("out/*")) <= 30_000
 
 
-def test_a_tar_behind_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+def test_a_tar_with_a_wrong_gzip_checksum_is_refused(tmp_path: Path) -> None:
     path = tar(tmp_path / "a.tar.gz", member("x", size=5))
     content = path.read_bytes()
     path.write_bytes(content[:-8] + bytes([content[-8] ^ 1]) + content[-7:])
@@ -101,11 +101,11 @@ def test_a_tar_behind_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_name_of_many_megabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="is larger than was expected"):
+    with pytest.raises(ArchiveError, match="is larger than expected"):
         unpacked(tar(tmp_path / "a.tar.gz", member("x" * 10_000_000)))
 
 
-def test_names_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+def test_a_file_with_the_name_of_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="a.tar.gz: a file cannot have such a name"):
         unpacked(tar(tmp_path / "a.tar.gz", member("x", tarfile.DIRTYPE), member("x", size=5)))
 
@@ -116,9 +116,9 @@ def test_names_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     [b"", b"x" * 1000, b"PK\x05\x06", gzip.compress(b"x" * 999, mtime=0)[:-9]],
     ids=["empty", "letters", "start of a zip", "cut gzip"],
 )
-def test_what_is_no_archive_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+def test_files_that_are_not_archives_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    if (name, content) == ("a.gz", b""):  # to gzip, no members are as good as one
+    if (name, content) == ("a.gz", b""):  # an empty file is valid gzip
         return
     with pytest.raises(ArchiveError, match=f"{name}: cannot be unpacked"):
         unpacked(tmp_path / name)

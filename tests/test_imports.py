@@ -10,7 +10,7 @@ from tests.conftest import Project
 HEAVY = {"PIL", "matplotlib", "numpy", "pandas", "scipy", "sklearn", "torch", "torchvision"}
 # With the data set of the defaults; another one may need torchvision, or pandas, to be read.
 WANTED = {
-    "download": set(),
+    "download": {"numpy"},
     "normalize": {"PIL", "numpy", "pandas"},
     "cache": {"numpy"},
     "train": {"numpy", "torch"},

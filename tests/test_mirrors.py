@@ -1,4 +1,4 @@
-"""Fetching over real HTTP on the loopback, from mirrors that behave and mirrors that do not."""
+"""Fetching over real HTTP on the loopback, from good and bad mirrors."""
 
 import hashlib
 import threading
@@ -20,12 +20,12 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 @contextmanager
 def server(answer: Answer) -> Iterator[tuple[str, list[str]]]:
-    """A server on a free port of the loopback: its address, and a growing list of the `Range` of each request."""
-    asked: list[str] = []
+    """Yield the address of a server on the loopback, and a list to which it adds the `Range` of each request."""
+    ranges: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.headers.get("Range", ""))
+            ranges.append(self.headers.get("Range", ""))
             answer(self)
 
         def log_message(self, *_: object) -> None:
@@ -35,13 +35,13 @@ def server(answer: Answer) -> Iterator[tuple[str, list[str]]]:
         daemon_threads = True
 
         def handle_error(self, *_: object) -> None:
-            pass  # the other side hung up on a bad mirror, as it should
+            pass  # the client closed the connection to a bad mirror, as it should
 
     running = Quiet(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{running.server_port}", asked
+        yield f"http://127.0.0.1:{running.server_port}", ranges
     finally:
         running.shutdown()
         running.server_close()
@@ -91,7 +91,7 @@ def without_a_length(handler: BaseHTTPRequestHandler) -> None:
 
 
 def silent(handler: BaseHTTPRequestHandler) -> None:
-    handler.rfile.read(1)  # until the other side gives up
+    handler.rfile.read(1)  # until the client gives up
 
 
 def trickle(handler: BaseHTTPRequestHandler) -> None:
@@ -102,8 +102,9 @@ def trickle(handler: BaseHTTPRequestHandler) -> None:
         time.sleep(0.05)
 
 
-def file_at(*addresses: str, size: int | None = None) -> RemoteFile:
-    return RemoteFile("digits.gz", hashlib.md5(CONTENT).hexdigest(), size, tuple(f"{at}/digits.gz" for at in addresses))
+def file_at(*folders: str, size: int | None = None) -> RemoteFile:
+    addresses = tuple(f"{folder}/digits.gz" for folder in folders)
+    return RemoteFile("digits.gz", hashlib.md5(CONTENT).hexdigest(), size, addresses)
 
 
 @pytest.mark.parametrize("answer", [good, good_with_ranges])
@@ -125,24 +126,24 @@ BAD: list[tuple[Answer, str]] = [
 
 
 @pytest.mark.parametrize(("answer", "words"), BAD)
-def test_a_bad_mirror_leads_to_the_next(
+def test_after_a_bad_mirror_the_next_is_tried(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], answer: Answer, words: str
 ) -> None:
-    with server(answer) as (bad, _), server(good_with_ranges) as (next_one, _):
-        assert fetch(file_at(bad, next_one), tmp_path, patience=0.5).read_bytes() == CONTENT
-    noted = capsys.readouterr().err
-    assert f"{bad}/digits.gz: {words}" in noted
-    assert "asking the next mirror" in noted
+    with server(answer) as (bad, _), server(good_with_ranges) as (next_mirror, _):
+        assert fetch(file_at(bad, next_mirror), tmp_path, patience=0.5).read_bytes() == CONTENT
+    printed = capsys.readouterr().err
+    assert f"{bad}/digits.gz: {words}" in printed
+    assert "trying the next mirror" in printed
 
 
-def test_a_mirror_that_does_not_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirrors, "LARGEST", 400_000)
     with server(good) as (address, _), pytest.raises(UserError, match="more than 400,000 bytes"):
         fetch(file_at(address), tmp_path)
     assert (tmp_path / "digits.gz.part").stat().st_size <= 400_000
 
 
-def test_no_byte_behind_the_expected_size_is_kept(tmp_path: Path) -> None:
+def test_no_byte_beyond_the_expected_size_is_kept(tmp_path: Path) -> None:
     with server(good) as (address, _):
         with pytest.raises(UserError, match="more than 511,999 bytes"):
             fetch(file_at(address, size=len(CONTENT) - 1), tmp_path)
@@ -150,7 +151,7 @@ def test_no_byte_behind_the_expected_size_is_kept(tmp_path: Path) -> None:
         assert fetch(file_at(address, size=len(CONTENT)), tmp_path).read_bytes() == CONTENT
 
 
-def test_names_every_mirror_where_none_has_it(tmp_path: Path) -> None:
+def test_the_error_names_every_mirror(tmp_path: Path) -> None:
     with server(html) as (first, _), server(missing) as (second, _), pytest.raises(UserError) as refusal:
         fetch(file_at(first, second, "http://127.0.0.1:9", str(tmp_path), "localhost:80"), tmp_path / "to")
     text = str(refusal.value)
@@ -162,31 +163,31 @@ def test_names_every_mirror_where_none_has_it(tmp_path: Path) -> None:
     assert not (tmp_path / "to/digits.gz").exists()
 
 
-def test_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_resumes_after_an_interruption(tmp_path: Path) -> None:
     (tmp_path / "digits.gz.part").write_bytes(CONTENT[:300_000])
-    with server(good_with_ranges) as (address, asked):
+    with server(good_with_ranges) as (address, ranges):
         assert fetch(file_at(address), tmp_path).read_bytes() == CONTENT
-    assert asked == ["bytes=300000-"]
+    assert ranges == ["bytes=300000-"]
 
 
 @pytest.mark.parametrize("part", [b"of another file", CONTENT + b"and more", CONTENT])
-def test_a_part_of_other_bytes_does_no_harm(tmp_path: Path, part: bytes) -> None:
+def test_a_part_of_other_bytes_is_replaced(tmp_path: Path, part: bytes) -> None:
     (tmp_path / "digits.gz.part").write_bytes(part)
     with server(good_with_ranges) as (address, _):
         assert fetch(file_at(address), tmp_path).read_bytes() == CONTENT
 
 
-def test_starts_again_where_the_mirror_cannot_go_on(tmp_path: Path) -> None:
+def test_starts_again_if_the_mirror_does_not_support_ranges(tmp_path: Path) -> None:
     (tmp_path / "digits.gz.part").write_bytes(CONTENT[:300_000])
     with server(good) as (address, _):
         assert fetch(file_at(address), tmp_path).read_bytes() == CONTENT
 
 
-def test_keeps_what_is_there_already(tmp_path: Path) -> None:
-    with server(good) as (address, asked):
+def test_a_file_with_the_right_checksum_is_not_fetched_again(tmp_path: Path) -> None:
+    with server(good) as (address, ranges):
         fetch(file_at(address), tmp_path)
         fetch(file_at(address), tmp_path)
-        assert len(asked) == 1
+        assert len(ranges) == 1
         (tmp_path / "digits.gz").write_bytes(b"damaged")
         assert fetch(file_at(address), tmp_path).read_bytes() == CONTENT
 

@@ -1,4 +1,4 @@
-"""Images and labels of one's own in NumPy's files."""
+"""The user's images and targets in NumPy's files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,17 +23,17 @@ def save(folder: Path, **arrays: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "expected"),
+    ("images", "expected"),
     [(IMAGES, IMAGES), (IMAGES.transpose(0, 2, 3, 1).copy(), IMAGES), (IMAGES[:, 0].copy(), IMAGES[:, :1])],
     ids=["channels first", "channels last", "grey"],
 )
-def test_every_image_once_with_its_class(folder: Path, stored: np.ndarray, expected: np.ndarray) -> None:
-    save(folder / "mine", images=stored, targets=TARGETS.astype(np.uint8))
+def test_images_and_their_classes(folder: Path, images: np.ndarray, expected: np.ndarray) -> None:
+    save(folder / "mine", images=images, targets=TARGETS.astype(np.uint8))
     run(dataset="arrays", source="mine")
-    classes, found = splits()
+    classes, stored = splits()
     assert classes == ["0", "1", "2", "3"]
-    assert {name: len(images) for name, (images, _, _) in found.items()} == {"train": 70, "val": 10, "test": 20}
-    for images, targets, index in found.values():
+    assert {name: len(images) for name, (images, _, _) in stored.items()} == {"train": 70, "val": 10, "test": 20}
+    for images, targets, index in stored.values():
         np.testing.assert_array_equal(images, expected[index])
         np.testing.assert_array_equal(targets, TARGETS[index])
 
@@ -48,24 +48,24 @@ def test_the_size_of_a_block_changes_nothing(folder: Path, monkeypatch: pytest.M
     assert {path: path.read_bytes() for path in normalize.NORMALIZED.rglob("*.*")} == before
 
 
-def test_parts_that_are_divided_stay_so(folder: Path) -> None:
+def test_splits_of_the_source_stay_as_they_are(folder: Path) -> None:
     save(folder / "mine", train_images=IMAGES[:60], train_targets=TARGETS[:60])
     save(folder / "mine", test_images=IMAGES[60:], test_targets=TARGETS[60:])
     run(dataset="arrays", source="mine")
-    _, found = splits()
-    np.testing.assert_array_equal(found["test"][0], IMAGES[60:])
-    assert len(found["train"][0]) + len(found["val"][0]) == 60
+    _, stored = splits()
+    np.testing.assert_array_equal(stored["test"][0], IMAGES[60:])
+    assert len(stored["train"][0]) + len(stored["val"][0]) == 60
 
 
-def test_numbers_to_predict(folder: Path) -> None:
+def test_targets_of_a_regression(folder: Path) -> None:
     save(folder / "mine", images=IMAGES, targets=np.column_stack([TARGETS * 0.5, -TARGETS]))
     run(dataset="arrays", source="mine", task="regression", loss="MSELoss")
-    _, found = splits()
-    for _, targets, index in found.values():
+    _, stored = splits()
+    for _, targets, index in stored.values():
         np.testing.assert_array_equal(targets, np.column_stack([TARGETS * 0.5, -TARGETS])[index])
 
 
-def test_many_are_read_where_they_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_arrays_are_not_copied(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "LARGE", 1000)
     save(folder / "mine", images=IMAGES, targets=TARGETS)
     run(dataset="arrays", source="mine")
@@ -83,7 +83,7 @@ def test_many_are_read_where_they_are(folder: Path, monkeypatch: pytest.MonkeyPa
         ({"images": IMAGES, "targets": TARGETS[1:]}, "images.npy and targets.npy have 100 images and 99 targets"),
         ({"images": IMAGES * 1.0, "targets": TARGETS}, r"images.npy: found float64 .*; expected uint8 \(N, H, W\)"),
         ({"images": IMAGES[:, :2], "targets": TARGETS}, r"images.npy: found uint8 \(100, 2, 8, 8\); expected uint8"),
-        ({"images": np.asfortranarray(IMAGES), "targets": TARGETS}, "images.npy: no array that can be read"),
+        ({"images": np.asfortranarray(IMAGES), "targets": TARGETS}, "images.npy: cannot be read as an array"),
         ({"images": IMAGES, "targets": TARGETS * 0.5}, "targets.npy: found float64 .*; expected whole numbers from 0"),
         ({"images": IMAGES, "targets": TARGETS - 1}, "targets.npy: found int64 .*; expected whole numbers from 0"),
         (
@@ -96,7 +96,7 @@ def test_many_are_read_where_they_are(folder: Path, monkeypatch: pytest.MonkeyPa
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
-def test_what_is_wrong_is_one_line(folder: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+def test_wrong_arrays_are_refused_in_one_line(folder: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     save(folder / "mine", **arrays)
     with pytest.raises(UserError, match=message):
         run(dataset="arrays", source="mine")
@@ -104,10 +104,10 @@ def test_what_is_wrong_is_one_line(folder: Path, arrays: dict[str, np.ndarray], 
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:100], lambda _: b"", lambda content: content[:-1]])
-def test_damaged_arrays_are_one_line(folder: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_arrays_are_refused_in_one_line(folder: Path, damage: Callable[[bytes], bytes]) -> None:
     save(folder / "mine", images=IMAGES, targets=TARGETS)
     path = folder / "mine/images.npy"
     path.write_bytes(damage(path.read_bytes()))
     choose(dataset="arrays", source="mine")
-    with pytest.raises(UserError, match="images.npy: no array that can be read"):
+    with pytest.raises(UserError, match="images.npy: cannot be read as an array"):
         run(dataset="arrays", source="mine")

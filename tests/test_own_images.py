@@ -1,4 +1,4 @@
-"""Images of one's own: folders and archives, of every kind that Pillow reads, tidy or not."""
+"""The user's images in folders and archives: all formats and modes, clutter, unreadable files."""
 
 import io
 import shutil
@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from stages import cache, download, normalize
+from stages.lib.core import SPLITS
 from stages.lib.core.errors import UserError
 from stages.lib.fetching import sources
 from stages.lib.preprocessing.decoding import decode
@@ -25,13 +26,13 @@ COLOURS = {"blue": (20, 40, 200), "green": (30, 160, 60), "red": (210, 30, 30)}
 
 
 def photo(colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (12, 10)) -> Image.Image:
-    """A noisy image of one colour."""
+    """Return a noisy image of one colour."""
     noise = np.random.default_rng(seed).integers(-20, 20, (size[1], size[0], 3))
     return Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8))
 
 
 def album(root: Path, *parts: str, images: int = 12) -> Path:
-    """A folder for each colour, below each part if there are any."""
+    """Write a folder of images for each colour, below each part if there are any."""
     for part in parts or ("",):
         for colour, rgb in COLOURS.items():
             (root / part / colour).mkdir(parents=True)
@@ -52,8 +53,8 @@ def run(**parameters: object) -> None:
 
 
 def splits() -> tuple[list[str], dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """The classes, and of each split images, targets and index."""
-    stored = {name: shards.read(normalize.NORMALIZED / name) for name in shards.SPLITS}
+    """Return the classes, and images, targets and index of each split."""
+    stored = {name: shards.read(normalize.NORMALIZED / name) for name in SPLITS}
     return stored["train"].description.classes, {
         name: (split.images(0, len(split)), split.labels("targets"), split.labels("index"))
         for name, split in stored.items()
@@ -61,7 +62,7 @@ def splits() -> tuple[list[str], dict[str, tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def files_of_test(root: Path = Path("photos")) -> list[str]:
-    """The files that the test split names, once each has been seen to hold the pixels of its row."""
+    """Return the files that the test split names, after a check that each holds the pixels of its row."""
     test = shards.read(normalize.NORMALIZED / "test")
     files = test.files()
     assert files is not None
@@ -70,8 +71,7 @@ def files_of_test(root: Path = Path("photos")) -> list[str]:
     return files
 
 
-def described() -> DataDescription:
-    """What the data say of themselves."""
+def description() -> DataDescription:
     return shards.read(normalize.NORMALIZED / "train").description
 
 
@@ -82,45 +82,45 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_a_folder_for_each_class(folder: Path) -> None:
     album(folder / "photos")
     run()
-    classes, found = splits()
+    classes, stored = splits()
     assert classes == ["blue", "green", "red"]
-    rows = np.concatenate([index for _, _, index in found.values()])
+    rows = np.concatenate([index for _, _, index in stored.values()])
     np.testing.assert_array_equal(np.sort(rows), np.arange(36))
-    for images, targets, index in found.values():
+    for images, targets, index in stored.values():
         assert images.shape[1:] == (3, SIZE, SIZE)
         np.testing.assert_array_equal(targets, index // 12)
         for image, target in zip(images, targets, strict=True):
             assert np.abs(image.mean((1, 2)) - list(COLOURS.values())[target]).max() < 8
-    every = [f"{colour}/{number:02}.png" for colour in COLOURS for number in range(12)]
-    assert files_of_test() == [every[row] for row in found["test"][2]]
+    names = [f"{colour}/{number:02}.png" for colour in COLOURS for number in range(12)]
+    assert files_of_test() == [names[row] for row in stored["test"][2]]
 
 
 @pytest.mark.parametrize("parts", [("train", "test"), ("train", "val", "test"), ("train", "valid")])
-def test_parts_of_its_own_stay_as_they_are(folder: Path, parts: tuple[str, ...]) -> None:
+def test_splits_of_the_source_stay_as_they_are(folder: Path, parts: tuple[str, ...]) -> None:
     album(folder / "photos", *parts)
     run()
-    _, found = splits()
+    _, stored = splits()
     official = {"valid": "val"}
     for part in parts:
         name = official.get(part, part)
         if name != "train":
-            assert len(found[name][0]) == 36
-    assert sum(len(images) for images, _, _ in found.values()) == 36 * len(parts)
-    assert len(np.unique(np.concatenate([index for _, _, index in found.values()]))) == 36 * len(parts)
+            assert len(stored[name][0]) == 36
+    assert sum(len(images) for images, _, _ in stored.values()) == 36 * len(parts)
+    assert len(np.unique(np.concatenate([index for _, _, index in stored.values()]))) == 36 * len(parts)
     files = files_of_test()
-    assert len(set(files)) == len(found["test"][0])
+    assert len(set(files)) == len(stored["test"][0])
     assert {file.split("/")[0] for file in files} == {"test" if "test" in parts else "train"}
 
 
 @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
-def test_an_archive_gives_what_its_folder_gives(folder: Path, ending: str) -> None:
+def test_an_archive_gives_the_same_as_its_folder(folder: Path, ending: str) -> None:
     album(folder / "photos")
     run()
     before, rows, files = content(normalize.NORMALIZED), splits()[1]["test"], files_of_test()
     if ending == "zip":
         with zipfile.ZipFile("photos.zip", "w") as archive:
             for path in sorted(Path("photos").rglob("*.png")):
-                archive.write(path, Path("holiday 2026") / path)  # one folder around all
+                archive.write(path, Path("holiday 2026") / path)  # one folder around everything
     else:
         with tarfile.open(f"photos.{ending}", "w:gz" if ending == "tar.gz" else "w") as tar:
             tar.add("photos")
@@ -128,11 +128,11 @@ def test_an_archive_gives_what_its_folder_gives(folder: Path, ending: str) -> No
     run(source=f"photos.{ending}")
     after = content(normalize.NORMALIZED)
     assert {name for name in {**before, **after} if before.get(name) != after.get(name)} == {
-        "test/00000.safetensors",  # for the names of files
+        "test/00000.safetensors",  # for the names of the files
         "test/split.json",
     }
-    for one, other in zip(splits()[1]["test"], rows, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for after_array, before_array in zip(splits()[1]["test"], rows, strict=True):
+        np.testing.assert_array_equal(after_array, before_array)
     around = "holiday 2026/photos" if ending == "zip" else "photos"
     assert files_of_test(download.RAW / "files") == [f"{around}/{file}" for file in files]
 
@@ -155,7 +155,7 @@ def test_a_large_folder_is_not_copied_and_gives_the_same(
         normalize.main()
 
 
-def test_what_a_camera_and_a_system_leave_behind(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clutter_and_other_files_are_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     album(folder / "photos")
     for name in (".DS_Store", "Thumbs.db", "red/.hidden.png", "__MACOSX/red/._00.png"):
         (folder / "photos" / name).parent.mkdir(exist_ok=True, parents=True)
@@ -163,21 +163,21 @@ def test_what_a_camera_and_a_system_leave_behind(folder: Path, capsys: pytest.Ca
     (folder / "photos/red/notes.txt").write_text("not an image")
     photo(COLOURS["red"], 1).save(folder / "photos/loose.jpg")
     run()
-    classes, found = splits()
+    classes, stored = splits()
     assert classes == ["blue", "green", "red"]
-    assert sum(len(images) for images, _, _ in found.values()) == 36
+    assert sum(len(images) for images, _, _ in stored.values()) == 36
     printed = capsys.readouterr().out
     assert "left out: 1 file(s), no image (.txt)" in printed
     assert "left out: 1 file(s), in no class folder" in printed
 
 
-def test_many_images_are_decoded_by_several_processes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_many_images_are_decoded_by_worker_processes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     album(folder / "photos", images=40)
     photo(COLOURS["red"], 1).convert("L").save(folder / "photos/red/grey.png")
     run()
-    _, found = splits()
-    assert sum(len(images) for images, _, _ in found.values()) == 121
-    assert found["train"][0].shape[1] == 3, "one grey image among others is a colour image"
+    _, stored = splits()
+    assert sum(len(images) for images, _, _ in stored.values()) == 121
+    assert stored["train"][0].shape[1] == 3, "a grey image among coloured ones has three channels"
 
 
 def test_grey_images_have_one_channel(folder: Path) -> None:
@@ -191,7 +191,7 @@ def test_unreadable_files_are_counted_and_named(folder: Path, capsys: pytest.Cap
     album(folder / "photos")
     (folder / "photos/red/03.png").write_bytes((folder / "photos/red/03.png").read_bytes()[:100])
     (folder / "photos/blue/07.png").write_text("<html>")
-    every = [f"{colour}/{number:02}.png" for colour in COLOURS for number in range(12)]
+    names = [f"{colour}/{number:02}.png" for colour in COLOURS for number in range(12)]
     with pytest.raises(UserError) as refused:
         run()
     assert "2 of 36 files cannot be read: blue/07.png (no image of a format that Pillow knows" in str(refused.value)
@@ -203,15 +203,13 @@ def test_unreadable_files_are_counted_and_named(folder: Path, capsys: pytest.Cap
     assert "skipped: 2 of 36 files cannot be read" in capsys.readouterr().out
     assert sum(len(images) for images, _, _ in splits()[1].values()) == 34
     files = files_of_test()
-    assert files == [every[row] for row in splits()[1]["test"][2]]
+    assert files == [names[row] for row in splits()[1]["test"][2]]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16"])
-def test_shards_of_a_few_images_each_name_the_files_of_their_own(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
-) -> None:
-    monkeypatch.setattr(shards, "SHARD", 1000)  # bytes: of 5 images, or of 2
-    monkeypatch.setattr(normalize, "BLOCK", 3 * 3 * SIZE * SIZE)  # of 3 images
+def test_each_shard_names_the_files_of_its_rows(folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    monkeypatch.setattr(shards, "SHARD", 1000)  # bytes: 5 images, or 2
+    monkeypatch.setattr(normalize, "BLOCK", 3 * 3 * SIZE * SIZE)  # bytes: 3 images
     album(folder / "photos", images=20)
     for file in ("blue/03.png", "green/19.png"):
         (folder / "photos" / file).write_bytes(b"no image")
@@ -252,7 +250,7 @@ def too_few(root: Path) -> None:
         (shutil.rmtree, (), "photos: found nothing, expected a folder, or an archive (.zip, .tar, .tar.gz)"),
     ],
 )
-def test_what_cannot_be_learnt_from_is_one_line(
+def test_a_source_without_enough_images_is_refused_in_one_line(
     folder: Path, spoil: Callable[[Path], None], parts: tuple[str, ...], words: str
 ) -> None:
     spoil(album(folder / "photos", *parts))
@@ -262,12 +260,12 @@ def test_what_cannot_be_learnt_from_is_one_line(
     assert "\n" not in str(refused.value)
 
 
-def test_uneven_classes_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_imbalanced_classes_are_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     album(folder / "photos", images=100)
     for path in sorted((folder / "photos/green").iterdir())[9:]:
         path.unlink()
     run()
-    assert "uneven classes: blue 70 training images, green 6" in capsys.readouterr().out
+    assert "imbalanced classes: blue 70 training images, green 6" in capsys.readouterr().out
 
 
 def test_duplicates_are_counted_and_dropped_on_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,16 +274,17 @@ def test_duplicates_are_counted_and_dropped_on_request(folder: Path, capsys: pyt
         shutil.copy2(root / f"train/red/{number:02}.png", root / f"test/red/copy {number}.png")
     Image.open(root / "train/blue/05.png").save(root / "val/blue/same pixels.bmp")
     run()
-    assert "duplicates: of the training images 1 also in val, 3 also in test\n" in capsys.readouterr().out
-    assert described().duplicates == {"val": 1, "test": 3}
+    assert "duplicates: training images also in val: 1, in test: 3\n" in capsys.readouterr().out
+    assert description().duplicates == {"val": 1, "test": 3}
     assert len(splits()[1]["train"][0]) == 36
     run(drop_duplicates="true")
-    assert "1 also in val, 3 also in test; dropped\n" in capsys.readouterr().out
-    found = splits()[1]
-    assert [len(found[name][0]) for name in ("train", "val", "test")] == [32, 37, 39]
-    assert sorted(file for file in files_of_test() if "copy" in file) == [f"test/red/copy {at}.png" for at in range(3)]
-    assert described().duplicates == {"val": 0, "test": 0}
-    assert described().origin == {"val": "the source's own", "test": "the source's own"}
+    assert "also in val: 1, in test: 3; dropped\n" in capsys.readouterr().out
+    stored = splits()[1]
+    assert [len(stored[name][0]) for name in ("train", "val", "test")] == [32, 37, 39]
+    copies = sorted(file for file in files_of_test() if "copy" in file)
+    assert copies == [f"test/red/copy {number}.png" for number in range(3)]
+    assert description().duplicates == {"val": 0, "test": 0}
+    assert description().origin == {"val": "the source's own", "test": "the source's own"}
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -294,14 +293,14 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
     return content.getvalue()
 
 
-def test_every_kind_of_pixel() -> None:
-    """The same picture in all modes: red above, white below."""
+def test_formats_and_modes_of_images() -> None:
+    """The same picture in all of them: red above, white below."""
     rgb = Image.new("RGB", (16, 16), "white")
     rgb.paste((255, 0, 0), (0, 0, 16, 8))
     transparent = rgb.convert("RGBA")
-    transparent.paste((0, 0, 0, 0), (0, 8, 16, 16))  # nothing, where the others are white
+    transparent.paste((0, 0, 0, 0), (0, 8, 16, 16))  # transparent, where the others are white
     sideways = Image.Exif()
-    sideways[0x0112] = 6  # the camera was held upright: to be turned right by 90 degrees
+    sideways[0x0112] = 6  # rotate by 90 degrees clockwise
     kinds = {
         "PNG": saved(rgb, "PNG"),
         "palette": saved(rgb.convert("P"), "GIF"),
@@ -319,7 +318,7 @@ def test_every_kind_of_pixel() -> None:
         assert np.abs(pixels - expected)[:, [0, 1, 2, 13, 14, 15]].max() <= 8, kind
 
 
-def test_16_bits_are_scaled_and_32_refused() -> None:
+def test_16_bits_are_scaled_and_32_bits_refused() -> None:
     ramp = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
     pixels, grey = decode(saved(Image.fromarray(ramp), "PNG"), 16)
     assert grey
@@ -329,14 +328,14 @@ def test_16_bits_are_scaled_and_32_refused() -> None:
         decode(saved(Image.fromarray(ramp.astype(np.float32)), "TIFF"), 16)
 
 
-def test_a_picture_that_is_a_bomb_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    for side in (12, 20):  # above the limit, where Pillow warns, and above twice of it, where it refuses
+    for side in (12, 20):  # Pillow warns above the limit and refuses above twice the limit
         with pytest.raises(ValueError, match="exceeds limit of"):
             decode(saved(Image.new("RGB", (side, side)), "PNG"), 4)
 
 
-def test_dvc_notices_every_change_of_the_source(fresh: Project, tmp_path: Path) -> None:
+def test_dvc_notices_changes_of_the_source(fresh: Project, tmp_path: Path) -> None:
     source = album(tmp_path / "photos")
     fresh.set(dataset="folder", source=source, image_size=SIZE, epochs=1)
     assert fresh.repro() == ["download", "normalize", "cache", "train", "evaluate"]
@@ -358,10 +357,10 @@ def test_predictions_name_the_files(fresh: Project, tmp_path: Path) -> None:
     table = fresh.root / "reports/predictions.csv"
     predictions = pd.read_csv(table)
     assert list(predictions) == ["index", "file", "actual", "predicted", "confidence"]
-    every = sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
-    assert predictions["file"].tolist() == [every[row] for row in predictions["index"]]
+    names = sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
+    assert predictions["file"].tolist() == [names[row] for row in predictions["index"]]
     assert (predictions["file"].str.split("/").str[0] == predictions["actual"]).all()
-    fresh.stage("card")
+    fresh.run("python", "-W", "error", "-m", "commands.card")
     card = (fresh.root / "reports/model_card.md").read_text()
     assert "| file | actual | predicted |" in card
     wrong = predictions[predictions["actual"] != predictions["predicted"]]
@@ -372,9 +371,9 @@ def test_predictions_name_the_files(fresh: Project, tmp_path: Path) -> None:
     assert table.read_bytes() == before
 
     file = predictions["file"][0]
-    (source / file).rename(source / file.replace(".png", "x.png"))  # which leaves it where it was in the order
-    assert fresh.repro() == ["download", "normalize", "cache", "evaluate"], "its model is still the one"
+    (source / file).rename(source / file.replace(".png", "x.png"))  # keeps its place in the order
+    assert fresh.repro() == ["download", "normalize", "cache", "evaluate"], "train does not run"
     assert table.read_bytes() == before.replace(file.encode(), file.replace(".png", "x.png").encode())
-    other = next(file for file in every if file not in set(predictions["file"]))
+    other = next(file for file in names if file not in set(predictions["file"]))
     (source / other).rename(source / other.replace(".png", "x.png"))
-    assert fresh.repro() == ["download", "normalize"], "which is not of the test split"
+    assert fresh.repro() == ["download", "normalize"], "the file is not in the test split"

@@ -1,4 +1,4 @@
-"""Splits on the disk: what is written comes back, in files of a sane size, and nothing else is taken for it."""
+"""Splits on disk: they are read as they were written, in files of limited size, and damaged ones are refused."""
 
 import hashlib
 import os
@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from stages import cache
+from stages.lib.core import SPLITS
 from stages.lib.core.errors import UserError
 from stages.lib.core.sealed import seal, unseal
 from stages.lib.splits import shards
@@ -25,10 +26,10 @@ FILES = [
 ]
 
 
-def write(folder: Path, images: np.ndarray = IMAGES, at_a_time: int = 7, files: list[str] | None = None) -> Path:
+def write(folder: Path, images: np.ndarray = IMAGES, block: int = 7, files: list[str] | None = None) -> Path:
     writer = shards.Writer(folder, DESCRIPTION.shape, images.dtype)
-    for first in range(0, len(images), at_a_time):
-        rows = slice(first, first + at_a_time)
+    for first in range(0, len(images), block):
+        rows = slice(first, first + block)
         writer.append(images[rows], TARGETS[rows], INDEX[rows], files and files[rows])
     assert writer.finish(DESCRIPTION, "cache") == len(images)
     return folder
@@ -40,9 +41,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SHARD", 160)
 
 
-@pytest.mark.parametrize("at_a_time", [1, 7, 10, 33, 100])
-def test_round_trip(tmp_path: Path, small: None, at_a_time: int) -> None:
-    split = shards.read(write(tmp_path / "train", at_a_time=at_a_time))
+@pytest.mark.parametrize("block", [1, 7, 10, 33, 100])
+def test_round_trip(tmp_path: Path, small: None, block: int) -> None:
+    split = shards.read(write(tmp_path / "train", block=block))
     names = [*(f"0000{number}.safetensors" for number in range(10)), shards.SPLIT]
     assert sorted(path.name for path in split.folder.iterdir()) == names
     assert len(split) == 100
@@ -53,21 +54,21 @@ def test_round_trip(tmp_path: Path, small: None, at_a_time: int) -> None:
         np.testing.assert_array_equal(split.images(first, last), IMAGES[first:last])
 
 
-def test_a_shard_holds_no_more_than_its_size(tmp_path: Path, small: None) -> None:
+def test_the_size_of_a_shard_is_limited(tmp_path: Path, small: None) -> None:
     for dtype, number in ((np.uint8, 10), (np.float16, 20), (np.float32, 50)):
         folder = write(tmp_path / np.dtype(dtype).name, IMAGES.astype(dtype))
         assert len(list(folder.glob("*.safetensors"))) == number
         assert shards.read(folder).dtype == dtype
 
 
-def test_equal_rows_give_equal_bytes_however_they_came(tmp_path: Path, small: None) -> None:
-    folders = [write(tmp_path / str(at), at_a_time=at) for at in (1, 13, 100)]
+def test_equal_rows_give_equal_bytes_for_any_block_size(tmp_path: Path, small: None) -> None:
+    folders = [write(tmp_path / str(block), block=block) for block in (1, 13, 100)]
     contents = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
     assert contents[0] == contents[1] == contents[2]
 
 
 def write_normalized(folder: Path, files: list[str] | None = None) -> None:
-    for split in shards.SPLITS:
+    for split in SPLITS:
         write(folder / cache.NORMALIZED / split, files=files if split == "test" else None)
 
 
@@ -96,52 +97,50 @@ def test_missing_files_are_refused(folder: Path, small: None) -> None:
         shards.read(Path("nowhere"))
 
 
-def test_one_changed_bit_anywhere_is_refused(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "train") / "00000.safetensors"
-    whole = path.read_bytes()
-    for place in [*range(0, len(whole), 97), len(whole) - 1]:
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+    content = path.read_bytes()
+    for position in [*range(0, len(content), 97), len(content) - 1]:
+        path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
         with pytest.raises(UserError, match="00000.safetensors: missing or damaged"):
             shards.read(path.parent)
 
 
 @pytest.mark.parametrize("files", [None, FILES])
-def test_bytes_that_cache_leaves_as_they_are_are_stored_once(
-    folder: Path, small: None, files: list[str] | None
-) -> None:
-    """DVC names what it stores by its content."""
+def test_cache_copies_shards_of_bytes_unchanged(folder: Path, small: None, files: list[str] | None) -> None:
+    """So DVC, which names files in its cache by their content, stores them once."""
     write_normalized(folder, files)
     cache.main()
-    for split in shards.SPLITS:
+    for split in SPLITS:
         for path in sorted((cache.NORMALIZED / split).glob("*.safetensors")):
             assert (cache.TENSORS / split / path.name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("at_a_time", [1, 7, 100])
-def test_file_names_come_back(tmp_path: Path, small: None, at_a_time: int) -> None:
-    split = shards.read(write(tmp_path / "test", at_a_time=at_a_time, files=FILES))
+@pytest.mark.parametrize("block", [1, 7, 100])
+def test_file_names_are_read_as_they_were_written(tmp_path: Path, small: None, block: int) -> None:
+    split = shards.read(write(tmp_path / "test", block=block, files=FILES))
     assert split.files() == FILES
     np.testing.assert_array_equal(split.images(0, 100), IMAGES)
     assert {path.read_bytes() for path in split.folder.iterdir()} == {
-        path.read_bytes() for path in write(tmp_path / "same", at_a_time=13, files=FILES).iterdir()
+        path.read_bytes() for path in write(tmp_path / "same", block=13, files=FILES).iterdir()
     }
 
 
-def test_without_file_names_nothing_is_written_for_them(tmp_path: Path) -> None:
+def test_a_split_without_file_names_has_no_tensors_for_them(tmp_path: Path) -> None:
     folder = write(tmp_path / "test")
     assert set(load_file(folder / "00000.safetensors")) == {"images", "targets", "index"}
     assert shards.read(folder).files() is None
 
 
-def test_a_file_name_that_is_no_utf_8_is_escaped(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_escaped(tmp_path: Path) -> None:
     files = [*FILES[:-1], os.fsdecode(b"odd \xff.png")]
     split = shards.read(write(tmp_path / "test", files=files))
     assert split.files() == [*FILES[:-1], "odd \\udcff.png"]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_cache_passes_file_names_on(folder: Path, small: None, dtype: str) -> None:
-    """Into shards that hold other rows than those of normalize."""
+def test_cache_keeps_file_names(folder: Path, small: None, dtype: str) -> None:
+    """Its shards hold other numbers of rows than those of normalize."""
     write_normalized(folder, FILES)
     params = Path("params.yaml")
     params.write_text(params.read_text().replace("storage_dtype: uint8", f"storage_dtype: {dtype}"))
@@ -153,7 +152,7 @@ def test_cache_passes_file_names_on(folder: Path, small: None, dtype: str) -> No
 
 
 def changed(**tensors: np.ndarray | None) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
-    """A change of a shard; None takes a tensor away."""
+    """Return a function that replaces tensors of a shard; None removes one."""
     return lambda stored: {name: array for name, array in (stored | tensors).items() if array is not None}
 
 
@@ -184,10 +183,9 @@ TEN = np.arange(1, 11)
     ],
 )
 @pytest.mark.parametrize("shard", [0, 4])
-def test_a_shard_of_another_program_is_refused_if_its_rows_are_damaged(
+def test_an_invalid_shard_with_the_right_hash_is_refused(
     tmp_path: Path, small: None, shard: int, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 ) -> None:
-    """Its hash is the right one."""
     folder = write(tmp_path / "test", files=FILES)
     path = folder / f"{shard:05}.safetensors"
     save_file(change(load_file(path)), path)

@@ -1,4 +1,4 @@
-"""The division into train, val and test."""
+"""The split into train, val and test."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ NAMES = ["zero", *"123456789"]
 TARGETS = np.repeat(np.arange(10), 500)
 
 
-def test_every_row_once_and_every_class_alike() -> None:
+def test_every_row_once_and_the_same_fraction_of_each_class() -> None:
     rows = stratified(TARGETS, {"val": 0.1, "test": 0.2}, seed=0, names=NAMES)
     np.testing.assert_array_equal(np.sort(np.concatenate(list(rows.values()))), np.arange(5000))
     for name, count in {"train": 350, "val": 50, "test": 100}.items():
@@ -21,14 +21,14 @@ def test_every_row_once_and_every_class_alike() -> None:
 def test_the_seed_chooses_the_rows() -> None:
     first, again, other = (stratified(TARGETS, {"val": 0.1}, seed=seed, names=NAMES)["val"] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
-    assert 0 < np.isin(other, first).mean() < 0.3  # about a tenth by chance
+    assert 0 < np.isin(other, first).mean() < 0.3  # a tenth is expected by chance
 
 
-def test_the_choice_is_fixed_for_good() -> None:
+def test_the_choice_does_not_depend_on_versions() -> None:
     assert stratified(TARGETS, {"val": 0.01}, seed=0, names=NAMES)["val"][:6].tolist() == [11, 150, 196, 269, 403, 600]
 
 
-def test_uneven_classes_add_up_to_the_fraction_of_all() -> None:
+def test_classes_of_other_sizes_add_up_to_the_fraction_of_all() -> None:
     sizes = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]  # of MNIST's training part
     targets = np.repeat(np.arange(10), sizes)
     rows = stratified(targets, {"val": 0.1}, seed=0, names=NAMES)
@@ -36,25 +36,28 @@ def test_uneven_classes_add_up_to_the_fraction_of_all() -> None:
     assert (np.abs(np.bincount(targets[rows["val"]]) - np.array(sizes) * 0.1) < 1).all()
 
 
-def test_groups_are_divided_by_classes_and_size() -> None:
-    """Ten classes of two groups each, a large group among small ones, and a class that few groups hold."""
+def test_groups_are_assigned_by_classes_and_sizes() -> None:
+    """Ten classes of two groups each, a large group among small ones, and a class that only three groups hold."""
     fractions = {"val": 0.2, "test": 0.3}
     targets = np.repeat(np.arange(10), 20)
     rows = grouped(targets, np.arange(200) // 10, fractions, seed=0)
-    assert {name: len(own) for name, own in rows.items()} == {"train": 100, "val": 40, "test": 60}
+    assert {name: len(chosen) for name, chosen in rows.items()} == {"train": 100, "val": 40, "test": 60}
     sizes = [900, *[10] * 10]
     groups = np.repeat(np.arange(11), sizes)
     for seed in range(20):
-        found = grouped(np.zeros(1000, np.int64), groups, fractions, seed=seed)
-        assert 0 in groups[found["train"]]
-        assert all(len(own) for own in found.values())
+        rows = grouped(np.zeros(1000, np.int64), groups, fractions, seed=seed)
+        assert 0 in groups[rows["train"]]
+        assert all(len(chosen) for chosen in rows.values())
     groups = np.arange(200) // 10
     rare = (groups < 3).astype(np.int64)
-    whole = [all(rare[own].any() for own in grouped(rare, groups, fractions, seed=seed).values()) for seed in range(50)]
-    assert sum(whole) > 35, "nearly always in all three"
+    in_all_splits = 0
+    for seed in range(50):
+        rows = grouped(rare, groups, fractions, seed=seed)
+        in_all_splits += all(rare[chosen].any() for chosen in rows.values())
+    assert in_all_splits > 35
 
 
-def test_too_few_groups_are_told() -> None:
+def test_too_few_groups_are_refused() -> None:
     with pytest.raises(UserError, match="the column group has 2 group\\(s\\), which leaves none for"):
         grouped(np.zeros(10, np.int64), np.array([7] * 5 + [9] * 5), {"val": 0.2, "test": 0.2}, seed=0)
 

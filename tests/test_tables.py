@@ -1,4 +1,4 @@
-"""Images that a table labels: classes and numbers, official splits, groups."""
+"""Images with a table: classes and numbers, splits, groups."""
 
 import zipfile
 from collections.abc import Callable
@@ -21,7 +21,7 @@ REGRESSION = {"dataset": "csv", "task": "regression", "loss": "MSELoss"}
 
 
 def tabulate(change: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table, **columns: object) -> pd.DataFrame:
-    """Images in folders of no meaning, and a table with these columns; a change may spoil it."""
+    """Write images, and a table with these columns, changed by `change`."""
     root = Path("photos")
     rows = []
     for row in range(ROWS):
@@ -36,34 +36,34 @@ def tabulate(change: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: tabl
 
 def test_classes_from_a_column(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tabulate(target=[("9", "10", "101")[row % 3] for row in range(ROWS)])
-    photo((1, 2, 3), seed=0).save("photos/images/never named.png")
+    photo((1, 2, 3), seed=0).save("photos/images/not in the table.png")
     run(dataset="csv")
-    classes, found = splits()
-    assert classes == ["9", "10", "101"], "whole numbers by their value"
-    for _, targets, index in found.values():
+    classes, stored = splits()
+    assert classes == ["9", "10", "101"], "whole numbers are sorted by value"
+    for _, targets, index in stored.values():
         np.testing.assert_array_equal(targets, index % 3)
-    assert sum(len(index) for _, _, index in found.values()) == ROWS
+    assert sum(len(index) for _, _, index in stored.values()) == ROWS
     assert "left out: 1 file(s), not in labels.csv" in capsys.readouterr().out
 
 
-def test_numbers_are_kept_in_their_own_unit(folder: Path) -> None:
+def test_targets_of_a_regression_keep_their_unit(folder: Path) -> None:
     table = tabulate(target_age=np.arange(ROWS) / 8, target_weight=np.arange(ROWS) ** 2 * 1e6)
     run(**REGRESSION)
-    _, found = splits()
-    wanted = table[["target_age", "target_weight"]].to_numpy()
-    for _, targets, index in found.values():
+    _, stored = splits()
+    expected = table[["target_age", "target_weight"]].to_numpy()
+    for _, targets, index in stored.values():
         assert targets.dtype == np.float64
-        np.testing.assert_array_equal(targets, wanted[index])
+        np.testing.assert_array_equal(targets, expected[index])
     description = shards.read(normalize.NORMALIZED / "train").description
-    train = found["train"][1]
+    train = stored["train"][1]
     assert [quantity.name for quantity in description.quantities] == ["age", "weight"]
-    for at, quantity in enumerate(description.quantities):
-        assert (quantity.mean, quantity.std) == pytest.approx((train[:, at].mean(), train[:, at].std()), rel=1e-14)
+    for values, quantity in zip(train.T, description.quantities, strict=True):
+        assert (quantity.mean, quantity.std) == pytest.approx((values.mean(), values.std()), rel=1e-14)
     assert description.classes == []
     assert description.outputs == 2
 
 
-def test_parquet_gives_what_csv_gives(folder: Path) -> None:
+def test_parquet_gives_the_same_as_csv(folder: Path) -> None:
     table = tabulate(target=np.arange(ROWS) / 7, group=np.arange(ROWS) // 2)
     run(**REGRESSION)
     first = splits()[1]
@@ -71,18 +71,18 @@ def test_parquet_gives_what_csv_gives(folder: Path) -> None:
     table.to_parquet("photos/labels.parquet")
     run(**REGRESSION)
     for name, arrays in splits()[1].items():
-        for one, other in zip(arrays, first[name], strict=True):
-            np.testing.assert_array_equal(one, other)
+        for of_parquet, of_csv in zip(arrays, first[name], strict=True):
+            np.testing.assert_array_equal(of_parquet, of_csv)
     assert files_of_test() == table["path"][first["test"][2]].tolist()
 
 
-def test_official_splits_and_what_they_lack(folder: Path) -> None:
+def test_a_split_that_the_table_lacks_is_drawn(folder: Path) -> None:
     official = np.where(np.arange(ROWS) < 10, "test", "train")
     table = tabulate(target=["ab"[row % 2] for row in range(ROWS)], split=official)
     run(dataset="csv")
-    _, found = splits()
-    np.testing.assert_array_equal(found["test"][2], np.arange(10))
-    assert len(found["val"][2]) == 3
+    _, stored = splits()
+    np.testing.assert_array_equal(stored["test"][2], np.arange(10))
+    assert len(stored["val"][2]) == 3
     assert files_of_test() == table["path"][:10].tolist()
 
 
@@ -91,12 +91,12 @@ def test_no_group_falls_into_two_splits(folder: Path, task: dict[str, object]) -
     groups = np.arange(ROWS) // 4
     table = tabulate(target=np.arange(ROWS) % 2, group=[f"patient {group}" for group in groups])
     run(**task, val_fraction=0.2, test_fraction=0.2)
-    _, found = splits()
-    seen = [set(groups[index]) for _, _, index in found.values()]
-    assert set.union(*seen) == set(range(10))
-    assert sum(map(len, seen)) == 10
-    assert {len(found["val"][2]), len(found["test"][2])} == {8}
-    assert files_of_test() == table["path"][found["test"][2]].tolist()
+    _, stored = splits()
+    groups_of = [set(groups[index]) for _, _, index in stored.values()]
+    assert set.union(*groups_of) == set(range(10))
+    assert sum(map(len, groups_of)) == 10
+    assert {len(stored["val"][2]), len(stored["test"][2])} == {8}
+    assert files_of_test() == table["path"][stored["test"][2]].tolist()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_no_group_falls_into_two_splits(folder: Path, task: dict[str, object]) -
         ({"target": [5] * ROWS}, lambda table: table, "target is 5 in every training row"),
     ],
 )  # fmt: skip
-def test_a_table_that_is_wrong_is_one_line(
+def test_a_wrong_table_is_refused_in_one_line(
     folder: Path, columns: dict[str, object], spoil: Callable[[pd.DataFrame], pd.DataFrame], words: str
 ) -> None:
     tabulate(spoil, **columns)
@@ -137,14 +137,14 @@ def test_a_table_that_is_wrong_is_one_line(
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("labels.csv", b'path,target\n"', "labels.csv: no table that can be read"),
-        ("labels.csv", b"path,target\n\xff\xfe,1", "labels.csv: no table that can be read"),
-        ("labels.csv", b"", "labels.csv: no table that can be read"),
-        ("labels.parquet", b"PAR1", "labels.parquet: no table that can be read"),
+        ("labels.csv", b'path,target\n"', "labels.csv: cannot be read as a table"),
+        ("labels.csv", b"path,target\n\xff\xfe,1", "labels.csv: cannot be read as a table"),
+        ("labels.csv", b"", "labels.csv: cannot be read as a table"),
+        ("labels.parquet", b"PAR1", "labels.parquet: cannot be read as a table"),
         ("labels.txt", b"path,target", "the source holds no table; expected one CSV or Parquet file at its top"),
     ],
 )
-def test_what_is_no_table_is_one_line(folder: Path, name: str, content: bytes, words: str) -> None:
+def test_a_damaged_table_is_refused_in_one_line(folder: Path, name: str, content: bytes, words: str) -> None:
     tabulate(target=range(ROWS))
     Path("photos/labels.csv").unlink()
     (Path("photos") / name).write_bytes(content)
@@ -153,8 +153,8 @@ def test_what_is_no_table_is_one_line(folder: Path, name: str, content: bytes, w
     assert words in str(refused.value)
 
 
-def test_groups_and_rows_stay_with_their_images(folder: Path) -> None:
-    """Where test is official, some images cannot be read, and a folder stands around all."""
+def test_groups_and_targets_stay_with_their_images(folder: Path) -> None:
+    """With a test split in the table, unreadable images, and an archive of one folder."""
     groups = np.where(np.arange(ROWS) < 10, 100, np.arange(ROWS) // 3)
     official = np.where(np.arange(ROWS) < 10, "test", "train")
     table = tabulate(target=np.arange(ROWS) * 1.5, group=groups, split=official)
@@ -164,23 +164,23 @@ def test_groups_and_rows_stay_with_their_images(folder: Path) -> None:
         for path in sorted(Path("photos").rglob("*.*")):
             archive.write(path, Path("around") / path.relative_to("photos"))
     run(**REGRESSION, source="photos.zip", unreadable_allowed=2, val_fraction=0.3)
-    _, found = splits()
-    rows = np.concatenate([index for _, _, index in found.values()])
+    _, stored = splits()
+    rows = np.concatenate([index for _, _, index in stored.values()])
     assert sorted(rows) == [row for row in range(ROWS) if row not in (3, 17)]
-    for images, targets, index in found.values():
+    for images, targets, index in stored.values():
         np.testing.assert_array_equal(targets[:, 0], index * 1.5)
         for image, row in zip(images, index, strict=True):
-            assert abs(image[0].mean() - (40 + row * 5)) < 10, "the image of this row"
-    seen = {name: set(groups[index]) for name, (_, _, index) in found.items()}
-    assert files_of_test(download.RAW / "files") == [f"around/{table['path'][row]}" for row in found["test"][2]]
-    assert seen["test"] == {100}
-    assert not seen["train"] & seen["val"]
-    first = found["val"][2].tolist()
+            assert abs(image[0].mean() - (40 + row * 5)) < 10, "another row's image"
+    groups_of = {name: set(groups[index]) for name, (_, _, index) in stored.items()}
+    assert files_of_test(download.RAW / "files") == [f"around/{table['path'][row]}" for row in stored["test"][2]]
+    assert groups_of["test"] == {100}
+    assert not groups_of["train"] & groups_of["val"]
+    first = stored["val"][2].tolist()
     run(**REGRESSION, source="photos.zip", unreadable_allowed=2, val_fraction=0.3, split_seed=7)
     assert splits()[1]["val"][2].tolist() != first
 
 
-def test_names_that_look_like_nothing_are_names(folder: Path) -> None:
+def test_class_names_that_look_like_missing_values(folder: Path) -> None:
     tabulate(target=[["NA", "nan", "None"][row % 3] for row in range(ROWS)])
     run(dataset="csv")
     assert splits()[0] == ["NA", "None", "nan"]
@@ -199,7 +199,7 @@ def test_names_that_look_like_nothing_are_names(folder: Path) -> None:
         (lambda table: table.assign(target=1e-200 * np.arange(ROWS)), "target is too large or too small"),
     ],
 )  # fmt: skip
-def test_a_parquet_file_that_is_wrong_is_one_line(
+def test_a_wrong_parquet_file_is_refused_in_one_line(
     folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame], words: str
 ) -> None:
     table = tabulate(target=range(ROWS))
@@ -213,14 +213,14 @@ def test_a_parquet_file_that_is_wrong_is_one_line(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("path,target\nimages/0/00.png,0,7\n", "no table that can be read"),
-        ("path,target,target\nimages/0/00.png,0,1\n", "the column `target` stands twice"),
+        ("path,target\nimages/0/00.png,0,7\n", "cannot be read as a table"),
+        ("path,target,target\nimages/0/00.png,0,1\n", "the column `target` appears twice"),
         ("path,target\nimages/0/00.png,0\nimages/0/00.png,1\n", "row 1 names images/0/00.png a second time"),
         ("path,target_r2\nimages/0/00.png,0\n", "the column `target_r2` needs another name"),
         ("path,target_a,target_b\nimages/0/00.png,0,nan\n", "row 0 has no finite number as target_a and target_b"),
     ],
 )
-def test_a_csv_that_is_wrong_is_one_line(folder: Path, text: str, words: str) -> None:
+def test_a_wrong_csv_is_refused_in_one_line(folder: Path, text: str, words: str) -> None:
     tabulate(target=range(ROWS))
     Path("photos/labels.csv").write_text(text)
     with pytest.raises(UserError) as refused:
@@ -228,20 +228,20 @@ def test_a_csv_that_is_wrong_is_one_line(folder: Path, text: str, words: str) ->
     assert words in str(refused.value)
 
 
-def test_one_class_is_no_classification(folder: Path) -> None:
+def test_a_single_class_is_refused(folder: Path) -> None:
     tabulate(target=["a"] * ROWS)
     with pytest.raises(UserError, match="every target is a; expected two classes or more"):
         run(dataset="csv")
 
 
-def test_two_tables_are_told(folder: Path) -> None:
+def test_two_tables_are_refused(folder: Path) -> None:
     tabulate(target=range(ROWS))
     Path("photos/other.csv").write_text("path,target\n")
     with pytest.raises(UserError, match="the source holds labels.csv, other.csv; expected one CSV"):
         run(dataset="csv")
 
 
-def test_a_table_below_another_is_left_out(folder: Path) -> None:
+def test_a_table_in_a_folder_below_is_left_out(folder: Path) -> None:
     tabulate(target=[row % 2 for row in range(ROWS)])
     Path("photos/images/notes.csv").write_text("x\n")
     run(dataset="csv")
@@ -256,17 +256,17 @@ def test_a_table_alone_as_source_is_refused(folder: Path) -> None:
     assert not download.RAW.exists()
 
 
-def test_the_order_of_numbers_makes_no_difference() -> None:
+def test_the_order_of_the_values_does_not_change_their_statistics() -> None:
     values = np.random.default_rng(0).normal(1e6, 1, 10_001)
     assert mean_and_std_of_reals(values) == mean_and_std_of_reals(values[::-1])
     assert mean_and_std_of_reals(values) == pytest.approx((values.mean(), values.std()), rel=1e-12)
 
 
-def test_a_parquet_text_that_is_no_utf_8_is_refused(folder: Path) -> None:
+def test_parquet_text_that_is_not_utf_8_is_refused(folder: Path) -> None:
     tabulate(target="a")
     Path("photos/labels.csv").unlink()
     offsets, letters = np.arange(0, 4 * ROWS + 1, 4, dtype=np.int32), b"\xee\x00ab" * ROWS
     damaged = pa.Array.from_buffers(pa.string(), ROWS, [None, pa.py_buffer(offsets), pa.py_buffer(letters)])
     pq.write_table(pa.table({"path": damaged, "target": ["a", "b"] * (ROWS // 2)}), "photos/labels.parquet")
-    with pytest.raises(UserError, match="labels.parquet: no table that can be read"):
+    with pytest.raises(UserError, match="labels.parquet: cannot be read as a table"):
         run(dataset="csv")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from stages import cache, download, normalize
+from stages.lib.core import SPLITS
 from stages.lib.model import tensors
 from stages.lib.model.tensors import Standardize
-from stages.lib.splits import shards
 from tests.conftest import set_parameters
 from tests.test_shards import DESCRIPTION, IMAGES, TARGETS, write, write_normalized
 
@@ -44,7 +44,7 @@ def test_standardized_training_pixels_have_mean_0_and_std_1(folder: Path, dtype:
     assert images.shape == (3500, 1, 28, 28)
     assert abs(images.mean()) < 1e-6
     assert abs(images.std(correction=0) - 1) < 1e-6
-    index = torch.cat([tensors.read(cache.TENSORS / split, memory=0).index for split in shards.SPLITS])
+    index = torch.cat([tensors.read(cache.TENSORS / split, memory=0).index for split in SPLITS])
     assert index.unique().numel() == 5000
 
 

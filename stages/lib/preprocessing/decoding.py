@@ -1,4 +1,4 @@
-"""From the bytes of an image file, of any format, size and kind that Pillow reads, to pixels of one geometry."""
+"""Decode image files, of any format, size and mode that Pillow reads, into pixels of one geometry."""
 
 import io
 import math
@@ -18,41 +18,41 @@ from tqdm import tqdm
 
 from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import with_file_name
-from stages.lib.datasets.array_file import ArrayFile, as_they_are
+from stages.lib.datasets.array_file import ArrayFile, unchanged
 from stages.lib.preprocessing.geometry import fit
 
-FEW = 64  # images that are not worth another process
-CHUNK = 16  # images that a process takes at a time
+FEW = 64  # images; fewer are decoded in this process
+CHUNK = 16  # images that a worker process takes at a time
 
 T = TypeVar("T")
 
 
 def decode(content: bytes, size: int) -> tuple[np.ndarray, bool]:
-    """An image, resized on its shorter side and cut to a square.
+    """Decode an image, resize its shorter side to `size` and crop the centre.
 
     Returns:
-        (3, size, size) uint8, and whether the file is a grey one, as `load` has them.
+        (3, size, size) uint8, and whether the file is grey, as in `open_image`.
 
     Raises:
-        ValueError: as `load` does.
+        ValueError: as in `open_image`.
     """
     pixels, grey = open_image(content)
     return fit(pixels[np.newaxis], size)[0], grey
 
 
 def open_image(content: bytes) -> tuple[np.ndarray, bool]:
-    """An image at its own size, turned upright as its camera noted.
+    """Decode an image at its original size, rotated as its EXIF orientation says.
 
     Transparent pixels become white; 16 bits are scaled to 8.
 
     Returns:
-        (3, H, W) uint8, and whether the file is a grey one; of those the three channels are equal.
+        (3, H, W) uint8, and whether the file is grey; its three channels are then equal.
 
     Raises:
-        ValueError: Pillow cannot read it, or its pixels have no known range.
+        ValueError: Pillow cannot read it, or the range of its pixel values is unknown.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # of odd metadata
+        with warnings.catch_warnings(action="ignore"):  # about odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image: Image.Image = Image.open(io.BytesIO(content))
             image.load()
@@ -61,29 +61,25 @@ def open_image(content: bytes) -> tuple[np.ndarray, bool]:
             if image.mode.startswith("I;16"):
                 image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
             elif image.mode in ("I", "F"):
-                raise ValueError("pixels of 32 bits, whose range is not known; save it with 8 or 16 bits")
+                raise ValueError("pixels of 32 bits, whose range is unknown; save it with 8 or 16 bits")
             if image.has_transparency_data:
-                over = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(over, image.convert("RGBA"))
+                background = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(background, image.convert("RGBA"))
             image = image if image.mode == "RGB" else image.convert("RGB")
             return np.array(image).transpose(2, 0, 1), grey
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
         raise ValueError("no image of a format that Pillow knows") from error
-    except Exception as error:  # each of Pillow's readers has its own
+    except Exception as error:  # each of Pillow's readers raises its own
         raise ValueError(reason(error)) from error
 
 
-def _fitted(pixels: np.ndarray, size: int) -> tuple[np.ndarray, None]:
-    return fit(pixels[np.newaxis], size)[0], None
-
-
 def decode_all(
-    content_of: Callable[[str], bytes], names: Sequence[str], size: int, path: Path, bar: "tqdm[Any] | None" = None
+    content_of: Callable[[str], bytes], names: Sequence[str], size: int, path: Path
 ) -> tuple[ArrayFile, dict[int, str]]:
-    """Decode many files into one, each brought to `size` by `geometry.fit`: see `prepare_all`."""
-    images, unreadable, _ = prepare_all(content_of, _fitted, names, size, path, bar)
+    """Decode many files into one file of pixels, each image brought to `size` by `geometry.fit`; see `prepare_all`."""
+    images, unreadable, _ = prepare_all(content_of, _fit, names, size, path)
     return images, unreadable
 
 
@@ -95,24 +91,24 @@ def prepare_all(
     path: Path,
     bar: "tqdm[Any] | None" = None,
 ) -> tuple[ArrayFile, dict[int, str], dict[int, T]]:
-    """Decode many files into one, with as many processes as there are processors.
+    """Decode many files into one file of pixels, with as many processes as there are processors.
 
     Args:
-        content_of: gives the bytes of a file; may raise ValueError or OSError. It is sent to other processes.
+        content_of: returns the bytes of a file; may raise ValueError or OSError. It is sent to worker processes.
         prepare: turns an image (3, H, W) uint8 and `size` into pixels (3, size, size) uint8 and a note on the image,
-            or None; may raise ValueError. It is sent to other processes.
+            or None; may raise ValueError. It is sent to worker processes.
         names: of the files.
-        size: pixels a side.
-        path: of the file to write, which needs 3 * size * size bytes for each image.
-        bar: goes on by one for each image; None: one of its own, on a terminal.
+        size: pixels per side.
+        path: of the file to write, which needs 3 * size * size bytes per image.
+        bar: advanced by one per image; None: a new one, shown on a terminal.
 
     Returns:
-        (N, C, size, size) uint8, C being 1 if all are grey and else 3; and row -> why, of those that cannot be read,
-        whose pixels are 0; and row -> note.
+        Images (N, C, size, size) uint8, C being 1 if all files are grey, otherwise 3; row -> reason for each file that
+        cannot be read, whose pixels are 0; and row -> note.
 
     Raises:
-        UserError: a process was ended from outside.
-        OSError: the file cannot be written.
+        UserError: a worker process was killed.
+        OSError: the file of pixels cannot be written.
     """
     shape = (len(names), 3, size, size)
     with with_file_name(path), path.open("wb") as file:
@@ -121,16 +117,16 @@ def prepare_all(
     notes: dict[int, T] = {}
     all_grey = True
     if len(names) >= FEW:
-        import torch  # noqa: F401  # once for all processes, which begin as copies of this one
+        import torch  # noqa: F401  # once for all workers, which are forked from this process
 
     if bar is None:
         bar = tqdm(total=len(names), desc="decoding", unit=" images", disable=None)
-    processes = ProcessPoolExecutor(cpu_count(), initializer=_begin)
+    processes = ProcessPoolExecutor(cpu_count(), initializer=_start_worker)
     try:
         one = partial(_prepare_one, content_of, prepare, size, path)
         rows = range(len(names))
-        found = map(one, rows, names) if len(names) < FEW else processes.map(one, rows, names, chunksize=CHUNK)
-        for row, result in enumerate(found):
+        results = map(one, rows, names) if len(names) < FEW else processes.map(one, rows, names, chunksize=CHUNK)
+        for row, result in enumerate(results):
             bar.update()
             if isinstance(result, str):
                 unreadable[row] = result
@@ -140,10 +136,10 @@ def prepare_all(
                 if note is not None:
                     notes[row] = note
     except BrokenProcessPool as error:
-        raise UserError("a process that decodes images was ended, perhaps for want of memory; run it again") from error
+        raise UserError("a process that decodes images was killed, perhaps out of memory; run it again") from error
     finally:
         processes.shutdown(cancel_futures=True)
-    images = ArrayFile(path, shape, np.dtype(np.uint8), 0, _first_channel if all_grey else as_they_are)
+    images = ArrayFile(path, shape, np.dtype(np.uint8), 0, _first_channel if all_grey else unchanged)
     return images, unreadable, notes
 
 
@@ -155,7 +151,7 @@ def _prepare_one(
     row: int,
     name: str,
 ) -> tuple[bool, T | None] | str:
-    """Write the pixels of an image to the file; whether it is grey, and the note; or why it cannot be read."""
+    """Write the pixels of an image to the file. Returns whether it is grey, and the note; or why it cannot be read."""
     try:
         pixels, grey = open_image(content_of(name))
         pixels, note = prepare(pixels, size)
@@ -167,12 +163,16 @@ def _prepare_one(
     return grey, note
 
 
+def _fit(pixels: np.ndarray, size: int) -> tuple[np.ndarray, None]:
+    return fit(pixels[np.newaxis], size)[0], None
+
+
 def _first_channel(rows: np.ndarray) -> np.ndarray:
     return rows[:, :1]
 
 
-def _begin() -> None:
-    """A process that decodes leaves signals to its parent, and the other processors to its siblings."""
+def _start_worker() -> None:
+    """Ignore SIGINT and SIGTERM, which the parent process handles, and use one thread."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,18 +1,17 @@
-"""The one geometry that every image is brought to: square, `size` pixels a side."""
+"""One geometry for all images: square, `size` pixels per side."""
 
 import numpy as np
 
 
 def fit(images: np.ndarray, size: int) -> np.ndarray:
-    """Resize the shorter side to `size` and cut out the centre; images that fit already are given back as they are.
+    """Resize the shorter side to `size` and crop the centre; return images of this size unchanged.
 
-    The resize is torch's bilinear one with antialiasing, which averages when it shrinks. Of bytes it computes with
-    whole numbers, so that every processor gives the same ones; it takes a fifth of the time of Pillow's, from which one
-    pixel in 500 differs by 1.
+    The resize is torch's, bilinear with antialiasing. On uint8 it computes with integers, so that every processor gives
+    the same result. It takes a fifth of the time of Pillow's; one pixel in 500 differs from Pillow's by 1.
 
     Args:
         images: (N, C, H, W) uint8.
-        size: pixels a side, at least 2.
+        size: pixels per side, at least 2.
 
     Returns:
         (N, C, size, size) uint8.
@@ -20,7 +19,7 @@ def fit(images: np.ndarray, size: int) -> np.ndarray:
     height, width = images.shape[2:]
     if height == width == size:
         return images
-    import torch  # takes a second, and images that fit do without it
+    import torch  # takes a second, and images of the right size do not need it
     from torch.nn.functional import interpolate
 
     scale = size / min(height, width)

@@ -1,7 +1,7 @@
-"""Mean and standard deviation, exact: of 8-bit pixels, and of the real numbers that a regression predicts.
+"""Exact mean and standard deviation of 8-bit pixels, and of a regression's targets.
 
-Pixels take 256 values, so their counts hold all there is to know: the sums below are of Python's whole numbers and
-lose nothing, whatever the number of images or the order in which they came.
+Pixels have 256 values. Sums over the counts of these values, in Python's integers, are exact for any number and order
+of images.
 """
 
 import math
@@ -11,13 +11,13 @@ import numpy as np
 
 
 def count_values(images: np.ndarray) -> np.ndarray:
-    """How often each value occurs in each channel: (N, C, H, W) uint8 -> (C, 256) int64. Counts of parts add up."""
+    """Count the values of each channel: (N, C, H, W) uint8 -> (C, 256) int64. Counts of several blocks can be added."""
     channels = images.shape[1]
     return np.stack([np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(channels)])
 
 
 def mean_and_std(counts: np.ndarray) -> tuple[list[float], list[float]]:
-    """Per channel, of pixels scaled to 0..1; the standard deviation is that of the population (divided by N).
+    """Return mean and population standard deviation (divided by N) of each channel, for pixels scaled to 0..1.
 
     Args:
         counts: (C, 256) int64, from `count_values`.
@@ -33,10 +33,13 @@ def mean_and_std(counts: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def mean_and_std_of_reals(values: np.ndarray) -> tuple[float, float]:
-    """Of (N,) float64, by sums that are rounded once (`math.fsum`); divided by N. The order makes no difference.
+    """Return mean and population standard deviation of (N,) float64.
+
+    The sums are rounded once (`math.fsum`), so the order of the values makes no difference. The standard deviation is
+    infinite if a square overflows.
 
     Raises:
-        OverflowError: a sum is beyond all floats; a square beyond them makes the second number infinite.
+        OverflowError: a sum overflows.
     """
     mean = math.fsum(values) / len(values)
     with np.errstate(over="ignore"):

@@ -1,7 +1,7 @@
-"""Dividing labelled rows into train, val and test: stratified, seeded, and stable for good.
+"""Split labelled rows into train, val and test: stratified, seeded, and the same with every version of NumPy.
 
-Every class is divided by itself. Which of its rows go where follows from the raw 64-bit stream of PCG64, which NumPy
-promises to keep (NEP 19); `Generator.permutation` and its like may change between versions.
+Every class is divided by itself. The rows are chosen by the raw 64-bit stream of PCG64, which NumPy promises to keep
+(NEP 19); `Generator.permutation` and similar methods may change between versions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,77 +14,75 @@ from stages.lib.core.errors import UserError
 def stratified(
     targets: np.ndarray, fractions: Mapping[str, float], *, seed: int, names: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Row numbers of each named share, and of the rest under "train".
+    """Return the rows of each named split, and of the rest as "train".
 
     Args:
         targets: (N,) class numbers.
-        fractions: name of a share -> its fraction of all rows, and of every class as nearly as whole rows allow.
+        fractions: name of a split -> its fraction of all rows, and of each class as nearly as whole rows allow.
         seed: of the choice of rows.
-        names: of the classes, for people.
+        names: of the classes, for error messages.
 
     Returns:
-        name -> row numbers, int64, ascending; together they are every row once.
+        name -> row numbers, int64, ascending; together they are all rows, each once.
 
     Raises:
-        UserError: a class would have no row in one of them.
+        UserError: a class would have no row in a split.
     """
     keys = np.random.PCG64(seed).random_raw(len(targets))
     sizes = np.bincount(targets)
-    labels, sizes = np.flatnonzero(sizes), sizes[sizes > 0]
-    counts = {name: apportion(fraction, sizes) for name, fraction in fractions.items()}
+    classes, sizes = np.flatnonzero(sizes), sizes[sizes > 0]
+    counts = {split: apportion(fraction, sizes) for split, fraction in fractions.items()}  # of each class
     counts["train"] = sizes - np.sum([*counts.values(), np.zeros_like(sizes)], axis=0)
-    for name, share in counts.items():
-        if (share < 1).any():
-            label, size = next(
-                (label, size) for label, size, rows in zip(labels.tolist(), sizes, share, strict=True) if rows < 1
-            )
-            given = ", ".join(f"{each}_fraction {fraction:g}" for each, fraction in fractions.items())
+    for split, count in counts.items():
+        if (count < 1).any():
+            first = int(np.argmax(count < 1))
+            given = ", ".join(f"{name}_fraction {fraction:g}" for name, fraction in fractions.items())
             raise UserError(
-                f"params.yaml: {given}: class {names[label]} has {size} rows, which leaves none for {name}; "
-                "choose fractions that leave every class a row in each split"
+                f"params.yaml: {given}: class {names[classes[first]]} has {sizes[first]} rows, which leaves none for "
+                f"{split}; choose fractions that leave every class a row in each split"
             )
-    place = np.empty(len(targets), np.uint8)  # a byte a row: there may be many
-    for number, own in enumerate(labels):
-        rows = np.flatnonzero(targets == own)
+    split_of_row = np.empty(len(targets), np.uint8)  # one byte per row: there may be many rows
+    for number, label in enumerate(classes):
+        rows = np.flatnonzero(targets == label)
         rows = rows[np.argsort(keys[rows], kind="stable")]
-        ends = np.cumsum([share[number] for share in counts.values()])
-        for at, part in enumerate(np.split(rows, ends[:-1])):
-            place[part] = at
-    return {name: np.flatnonzero(place == at) for at, name in enumerate(counts)}
+        ends = np.cumsum([count[number] for count in counts.values()])
+        for split_number, chosen in enumerate(np.split(rows, ends[:-1])):
+            split_of_row[chosen] = split_number
+    return {split: np.flatnonzero(split_of_row == number) for number, split in enumerate(counts)}
 
 
 def grouped(
     targets: np.ndarray, groups: np.ndarray, fractions: Mapping[str, float], *, seed: int
 ) -> dict[str, np.ndarray]:
-    """The same where rows belong together: no group falls into two shares.
+    """Return the rows of each named split, and of the rest as "train", so that no group falls into two splits.
 
-    Groups come one after another, those first that hold most of a class or of all rows, equal ones in seeded order;
-    each goes where what it holds is wanted most.
+    Groups are assigned one by one: first those that hold most of a class or of all rows, equal ones in seeded order.
+    Each goes to the split that lacks most of what the group holds.
 
     Args:
         targets: (N,) class numbers.
         groups: (N,) numbers.
-        fractions: name of a share -> its fraction of all rows, and of every class, as nearly as groups allow.
+        fractions: name of a split -> its fraction of all rows, and of each class, as nearly as groups allow.
         seed: of the order of the groups.
 
     Raises:
-        UserError: there are too few groups, or they are too uneven.
+        UserError: a split gets no group, because there are too few or their sizes differ too much.
     """
     names, groups = np.unique(groups, return_inverse=True)
-    wanted = {"train": 1 - sum(fractions.values()), **fractions}
+    fraction_of = {"train": 1 - sum(fractions.values()), **fractions}
     counts = np.zeros((len(names), int(targets.max()) + 1))
     np.add.at(counts, (groups, targets), 1)
-    counts = np.column_stack([counts, counts.sum(1)])  # of each class, and of all
-    holds = counts / np.maximum(counts.sum(0), 1)
-    shares = np.array(list(wanted.values()))[:, np.newaxis]
-    filled = np.zeros((len(wanted), counts.shape[1]))
-    place = np.empty(len(names), np.int64)
-    for group in np.lexsort((np.random.PCG64(seed).random_raw(len(names)), -holds.max(1))):
-        share = int(np.argmax(((shares - filled) / shares) @ holds[group]))
-        place[group] = share
-        filled[share] += holds[group]
-    rows = {name: np.flatnonzero(place[groups] == share) for share, name in enumerate(wanted)}
-    if empty := [name for name, own in rows.items() if not len(own)]:
+    counts = np.column_stack([counts, counts.sum(1)])  # (groups, classes + 1): of each class, and of all rows
+    held = counts / np.maximum(counts.sum(0), 1)  # the fraction that each group holds
+    wanted = np.array(list(fraction_of.values()))[:, np.newaxis]  # (splits, 1)
+    filled = np.zeros((len(fraction_of), counts.shape[1]))
+    split_of_group = np.empty(len(names), np.int64)
+    for group in np.lexsort((np.random.PCG64(seed).random_raw(len(names)), -held.max(1))):
+        split = int(np.argmax(((wanted - filled) / wanted) @ held[group]))
+        split_of_group[group] = split
+        filled[split] += held[group]
+    rows = {name: np.flatnonzero(split_of_group[groups] == split) for split, name in enumerate(fraction_of)}
+    if empty := [name for name, rows_of_split in rows.items() if not len(rows_of_split)]:
         raise UserError(
             f"the column group has {len(names)} group(s), which leaves none for {' and '.join(empty)}; "
             "give more groups, or a column `split`"
@@ -93,7 +91,10 @@ def grouped(
 
 
 def apportion(fraction: float, sizes: np.ndarray) -> np.ndarray:
-    """Whole rows of each class, nearest to `fraction` of it while their sum is that of all (largest remainders)."""
+    """Return how many rows of each class to take: `fraction` of it, rounded so that the sum is that of all rows.
+
+    Method of the largest remainders.
+    """
     exact = fraction * sizes
     counts: np.ndarray = np.floor(exact).astype(np.int64)
     missing = round(fraction * int(sizes.sum())) - int(counts.sum())

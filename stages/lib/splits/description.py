@@ -1,40 +1,42 @@
-"""What data say of themselves, from normalize to the finished model."""
+"""The description of the data, which goes with them from normalize to the finished model."""
 
 import math
 
 from pydantic import BaseModel, ConfigDict
 
 
-class _Strict(BaseModel):
+class FrozenModel(BaseModel):
+    """Base of what is stored as JSON: immutable, exactly the declared fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Quantity(_Strict):
+class Quantity(FrozenModel):
     """One of the numbers that a regression predicts."""
 
     name: str
-    mean: float  # of the training rows, in its own unit
+    mean: float  # of the training rows, in the unit of the quantity
     std: float
 
 
-class DataDescription(_Strict):
-    """Stands in the split.json of every split and in model.json: enough to make sense of their numbers."""
+class DataDescription(FrozenModel):
+    """Part of the split.json of each split and of model.json: what their numbers mean."""
 
     dataset: str
-    classes: list[str]  # names, in the order of the class numbers; of a regression, none
+    classes: list[str]  # names, in the order of the class numbers; empty for a regression
     shape: tuple[int, int, int]  # channels, height, width of an image
     mean: list[float]  # per channel, of training pixels scaled to 0..1
     std: list[float]
-    quantities: list[Quantity] = []  # what a regression predicts; of a classification, none
-    origin: dict[str, str] = {}  # how val and test came about, in words
-    duplicates: dict[str, int] = {}  # training images that are also in val, and in test, pixel for pixel
+    quantities: list[Quantity] = []  # what a regression predicts; empty for a classification
+    origin: dict[str, str] = {}  # where val and test come from, in words
+    duplicates: dict[str, int] = {}  # how many training images are also in val, and in test
 
     @property
     def pixels(self) -> int:
-        """How many numbers an image has."""
+        """The number of values in an image."""
         return math.prod(self.shape)
 
     @property
     def outputs(self) -> int:
-        """How many numbers a network gives for an image: a logit per class, or one per quantity."""
+        """The number of outputs per image: a logit per class, or a number per quantity."""
         return len(self.classes) or len(self.quantities)

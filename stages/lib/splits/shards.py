@@ -1,19 +1,19 @@
-"""A split on the disk: what normalize and cache write, and cache, train and evaluate read.
+"""A split on disk: normalize and cache write it; cache, train and evaluate read it.
 
 Each split has a folder:
 
-00000.safetensors, ...  the shards, of at most SHARD bytes of pixels each, in the order of the rows:
+00000.safetensors, ...  the shards, in the order of the rows, each of at most SHARD bytes of pixels:
                         images   (n, C, H, W) uint8, or standardized float32 or float16
-                        targets  (n,) int64, class numbers, or (n, quantities) float64 in their own units
+                        targets  (n,) int64, class numbers, or (n, quantities) float64, in the units of the source
                         index    (n,) int64, the row of the source
-                        Of test, if the rows of the source are files, also their paths below the source:
-                        files      (bytes,) uint8, the paths in UTF-8, one after the other
+                        in test, if the rows of the source are files, also their paths below the source:
+                        files      (bytes,) uint8, the paths in UTF-8, concatenated
                         file_ends  (n,) int64, where in `files` each path ends
-split.json              the stage, the `DataDescription`, and of each shard its rows and sha256; sealed, written last
+split.json              the stage, the `DataDescription`, and the rows and sha256 of each shard; sealed, written last
 
-DVC hashes, links and transfers each file by itself, so none is large; and none holds more than its rows, so that the
-shards that cache leaves as they were have the bytes of normalize's, and DVC stores them once. Nothing here holds more
-than a shard in memory.
+DVC hashes, links and transfers each file by itself, so no shard is large. A shard holds nothing but its rows, so the
+shards that cache leaves unchanged have the bytes of normalize's, and DVC stores them once. Neither writing nor reading
+holds more than one shard in memory.
 """
 
 import hashlib
@@ -25,49 +25,44 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from stages.lib.core.errors import UserError, reason
-from stages.lib.core.files import write_text
+from stages.lib.core.files import sha256_of, write_text
 from stages.lib.core.sealed import seal, unseal
-from stages.lib.splits.description import DataDescription
+from stages.lib.splits.description import DataDescription, FrozenModel
 
-SPLITS = ("train", "val", "test")
 SPLIT = "split.json"
 SHARD = 1 << 26  # bytes of pixels
-# Of images.
+# The types of images, by their names in safetensors.
 TYPES: dict[str, np.dtype] = {"U8": np.dtype(np.uint8), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Shard(_Strict):
-    """One file of a split."""
+class Shard(FrozenModel):
+    """One shard, as split.json describes it."""
 
     rows: int = Field(ge=1)
     sha256: str
 
 
-class SplitFile(_Strict):
-    """What split.json holds."""
+class SplitFile(FrozenModel):
+    """The content of split.json."""
 
-    stage: str  # that wrote it: the folders of normalize and cache may not be one to DVC, which would then skip cache
+    stage: str  # the writer; keeps the hashes of the two folders distinct, so that DVC does not skip `cache`
     data: DataDescription
     shards: list[Shard] = Field(min_length=1)
 
 
 class Writer:
-    """Writes a split, some rows at a time."""
+    """Writes a split, a block of rows at a time."""
 
     def __init__(self, folder: Path, shape: tuple[int, int, int], dtype: np.dtype) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
         rows = max(1, SHARD // (math.prod(shape) * dtype.itemsize))
-        self.images = np.empty((rows, *shape), dtype)  # of the shard under way
+        self.images = np.empty((rows, *shape), dtype)  # of the current shard
         self.labels: list[tuple[np.ndarray, np.ndarray]] = []  # targets and index of its rows
         self.files: list[str] = []
         self.filled = 0
@@ -76,32 +71,36 @@ class Writer:
     def append(
         self, images: np.ndarray, targets: np.ndarray, index: np.ndarray, files: Sequence[str] | None = None
     ) -> None:
-        """Add rows: (n, C, H, W), (n,) or (n, quantities), (n,), and n paths or None, the same for all rows of a split.
+        """Append rows: (n, C, H, W), (n,) or (n, quantities), (n,), and n paths, or None for all rows of the split.
 
-        A byte that makes a path no UTF-8 is written as Python shows it, such as `\\udcff`.
+        Bytes of a path that are not UTF-8 are escaped as Python does, such as `\\udcff`.
         """
         while len(images):
-            some = min(len(images), len(self.images) - self.filled)
-            self.images[self.filled : self.filled + some] = images[:some]
-            self.labels.append((targets[:some], index[:some]))
+            count = min(len(images), len(self.images) - self.filled)
+            self.images[self.filled : self.filled + count] = images[:count]
+            self.labels.append((targets[:count], index[:count]))
             if files is not None:
-                self.files += files[:some]
-                files = files[some:]
-            self.filled += some
+                self.files += files[:count]
+                files = files[count:]
+            self.filled += count
             if self.filled == len(self.images):
                 self._write()
-            images, targets, index = images[some:], targets[some:], index[some:]
+            images, targets, index = images[count:], targets[count:], index[count:]
 
     def finish(self, description: DataDescription, stage: str) -> int:
-        """Write what is left, and split.json, which vouches for it, in the name of a stage; the number of rows.
+        """Write the last shard, then split.json, which vouches for all of them. Returns the number of rows.
+
+        Args:
+            description: of the data.
+            stage: the one that writes.
 
         Raises:
             UserError: a file cannot be written.
         """
         if self.filled:
             self._write()
-        written = SplitFile(stage=stage, data=description, shards=self.shards)
-        write_text(self.folder / SPLIT, seal(written.model_dump(mode="json")))
+        content = SplitFile(stage=stage, data=description, shards=self.shards)
+        write_text(self.folder / SPLIT, seal(content.model_dump(mode="json")))
         return sum(shard.rows for shard in self.shards)
 
     def _write(self) -> None:
@@ -114,21 +113,21 @@ class Writer:
             tensors["file_ends"] = np.cumsum([len(name) for name in names], dtype=np.int64)
         try:
             save_file(tensors, path)
-        except SafetensorError as error:  # names no cause that a program could ask for
-            raise UserError(f"{path}: cannot be written ({reason(error)}); make room and run it again") from error
-        self.shards.append(Shard(rows=self.filled, sha256=_sha256(path)))
+        except SafetensorError as error:  # it does not say whether the disk is full
+            raise UserError(f"{path}: cannot be written ({reason(error)}); free some space and run it again") from error
+        self.shards.append(Shard(rows=self.filled, sha256=sha256_of(path)))
         self.labels, self.files, self.filled = [], [], 0
 
 
 @dataclass(frozen=True)
 class OnDisk:
-    """A split whose every bit is known to be the one that was written."""
+    """A split whose files have been compared with their checksums."""
 
     folder: Path
     description: DataDescription
-    starts: tuple[int, ...]  # row at which each shard starts, and behind them the number of all rows
+    starts: tuple[int, ...]  # first row of each shard, then the number of all rows
     dtype: np.dtype  # of the images
-    sha256: str  # hex, of what split.json says, and so of all
+    sha256: str  # hex, of the content of split.json, and so of all files
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -138,13 +137,13 @@ class OnDisk:
         return math.prod(self.description.shape) * self.dtype.itemsize
 
     def images(self, first: int, last: int) -> np.ndarray:
-        """The images of rows `first` to before `last`: (n, C, H, W), in memory."""
+        """Return the images of rows `first` to `last` - 1: (n, C, H, W), in memory."""
         images = np.empty((last - first, *self.description.shape), self.dtype)
         self.read_into(images, first)
         return images
 
     def read_into(self, images: np.ndarray, first: int) -> None:
-        """Fill (n, C, H, W) with the images from row `first` on."""
+        """Fill `images` (n, C, H, W) with the images from row `first` on."""
         last = first + len(images)
         for number, (start, end) in enumerate(zip(self.starts, self.starts[1:], strict=False)):
             low, high = max(first, start), min(last, end)
@@ -153,7 +152,7 @@ class OnDisk:
                     images[low - first : high - first] = file.get_slice("images")[low - start : high - start]
 
     def labels(self, name: str) -> np.ndarray:
-        """ "targets" or "index" of all rows."""
+        """Return the "targets" or the "index" of all rows."""
         parts = []
         for number in range(len(self.starts) - 1):
             with safe_open(self.folder / _name(number), framework="np") as file:
@@ -161,7 +160,7 @@ class OnDisk:
         return np.concatenate(parts)
 
     def files(self) -> list[str] | None:
-        """The paths of all rows below the source; None if the split names no files."""
+        """Return the paths of all rows below the source; None if the split names no files."""
         names: list[str] = []
         for number in range(len(self.starts) - 1):
             with safe_open(self.folder / _name(number), framework="np") as file:
@@ -170,32 +169,32 @@ class OnDisk:
 
 
 def read(folder: Path) -> OnDisk:
-    """A split, every file of which is read once to see that its bits are those that were written.
+    """Open a split, and compare each of its files with its checksum.
 
     Raises:
-        UserError: a file is missing, damaged, or not what a stage writes.
+        UserError: a file is missing or damaged, or is not what a stage writes.
     """
     path = folder / SPLIT
     try:
-        found = SplitFile.model_validate(unseal(path.read_bytes()))
+        content = SplitFile.model_validate(unseal(path.read_bytes()))
         starts = [0]
-        named = set()  # whether the shards name files
-        for number, shard in enumerate(found.shards):
+        name_files = set()  # whether the shards do
+        for number, shard in enumerate(content.shards):
             path = folder / _name(number)
-            if _sha256(path) != shard.sha256:
-                raise ValueError(f"not the file that {SPLIT} tells of")
+            if sha256_of(path) != shard.sha256:
+                raise ValueError(f"not the file that {SPLIT} describes")
             with safe_open(path, framework="np") as file:
                 images, targets, index = (file.get_slice(name) for name in ("images", "targets", "index"))
-                if images.get_shape() != [shard.rows, *found.data.shape] or images.get_dtype() not in TYPES:
-                    raise ValueError(f"images {images.get_shape()}, expected {[shard.rows, *found.data.shape]}")
+                if images.get_shape() != [shard.rows, *content.data.shape] or images.get_dtype() not in TYPES:
+                    raise ValueError(f"images {images.get_shape()}, expected {[shard.rows, *content.data.shape]}")
                 if targets.get_shape()[0] != shard.rows or index.get_shape() != [shard.rows]:
                     raise ValueError(f"{targets.get_shape()[0]} targets of {shard.rows} images")
                 if targets.get_dtype() not in ("I64", "F64") or index.get_dtype() != "I64":
                     raise ValueError(f"targets {targets.get_dtype()}, index {index.get_dtype()}")
                 dtype = TYPES[images.get_dtype()]
                 files = _files(file)
-                named.add(files is not None)
-                if len(named) > 1 or (files is not None and len(files) != shard.rows):
+                name_files.add(files is not None)
+                if len(name_files) > 1 or (files is not None and len(files) != shard.rows):
                     raise ValueError("not as many file names as images")
             starts.append(starts[-1] + shard.rows)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -203,12 +202,12 @@ def read(folder: Path) -> OnDisk:
         raise UserError(
             f"{path}: missing or damaged ({reason(error)}); `dvc repro --force {stage}` makes it again"
         ) from error
-    said = hashlib.sha256(found.model_dump_json().encode())  # not of its text, in which blanks mean nothing
-    return OnDisk(folder, found.data, tuple(starts), dtype, said.hexdigest())
+    sha256 = hashlib.sha256(content.model_dump_json().encode())  # of the fields: blanks in the file make no difference
+    return OnDisk(folder, content.data, tuple(starts), dtype, sha256.hexdigest())
 
 
 def _files(file: Any) -> list[str] | None:
-    """The paths in an open shard; None if it has none.
+    """Return the paths in an open shard; None if it has none.
 
     Raises:
         ValueError: they are damaged.
@@ -216,20 +215,15 @@ def _files(file: Any) -> list[str] | None:
     """
     if not {"files", "file_ends"} & set(file.keys()):
         return None
-    stored, place = file.get_slice("files"), file.get_slice("file_ends")
-    if (stored.get_dtype(), len(stored.get_shape())) != ("U8", 1) or place.get_dtype() != "I64":
-        raise ValueError(f"file names {stored.get_dtype()} {stored.get_shape()}, ends {place.get_dtype()}")
-    ends = [0, *file.get_tensor("file_ends").ravel().tolist()]
-    names = file.get_tensor("files").tobytes()
-    if any(end <= start for start, end in pairwise(ends)) or ends[-1] != len(names):
-        raise ValueError(f"file names that do not end where their {len(names)} bytes do")
-    return [names[start:end].decode() for start, end in pairwise(ends)]
+    paths, ends = file.get_slice("files"), file.get_slice("file_ends")
+    if (paths.get_dtype(), len(paths.get_shape())) != ("U8", 1) or ends.get_dtype() != "I64":
+        raise ValueError(f"file names {paths.get_dtype()} {paths.get_shape()}, ends {ends.get_dtype()}")
+    bounds = [0, *file.get_tensor("file_ends").ravel().tolist()]
+    text = file.get_tensor("files").tobytes()
+    if any(end <= start for start, end in pairwise(bounds)) or bounds[-1] != len(text):
+        raise ValueError(f"file names that do not end where their {len(text)} bytes do")
+    return [text[start:end].decode() for start, end in pairwise(bounds)]
 
 
 def _name(number: int) -> str:
     return f"{number:05}.safetensors"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
