@@ -37,7 +37,7 @@ RAW = Path("data/raw")
 NORMALIZED = Path("data/normalized")
 UNPACKED = STATE / "normalize"  # unpacked archives and decoded pixels
 BLOCK = 1 << 23  # bytes of original pixels at a time
-IMBALANCE = 10  # ratio of the largest to the smallest class from which on it is reported
+IMBALANCE = 10  # report classes if the largest has so many times the images of the smallest
 
 
 class Parameters(StageParameters):
@@ -121,7 +121,7 @@ def opened(raw: Raw, parameters: Parameters) -> Iterator[Contents]:
     """Read a data set; its images can be accessed until the block ends.
 
     Raises:
-        UserError: a file is missing or damaged, or its content is not what the data set promises.
+        UserError: a file is missing or damaged, or its content is not as expected.
     """
     shutil.rmtree(UNPACKED, ignore_errors=True)
     UNPACKED.mkdir(parents=True)

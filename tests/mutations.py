@@ -165,7 +165,7 @@ def read_normalized() -> Any:
     return [*rows, split.description, split.sha256]
 
 
-def read_shard_sealed_anew() -> Any:
+def read_resealed_shard() -> Any:
     """Read a damaged shard whose current hash is in split.json."""
     shard, path = (cache.NORMALIZED / "train" / name for name in ("00000.safetensors", shards.SPLIT))
     fields = unseal(path.read_bytes())
@@ -226,7 +226,7 @@ def read_archive() -> Any:
     return None
 
 
-def seal_anew(content: bytes) -> bytes:
+def reseal(content: bytes) -> bytes:
     """Replace the hash by the right one, if the content is still a JSON object."""
     try:
         fields = json.loads(content)
@@ -327,12 +327,12 @@ def make() -> Iterator[Format]:
 
     # Made by another program, with the right hash:
     path = model_file.MODEL.with_suffix(".json")
-    yield Format("model.json sealed anew", str(path), path.read_bytes(), read_model, None, JSON, seal_anew)
+    yield Format("model.json resealed", str(path), path.read_bytes(), read_model, None, JSON, reseal)
     path = cache.NORMALIZED / "train" / shards.SPLIT
-    yield Format("split.json sealed anew", str(path), path.read_bytes(), read_normalized, None, JSON, seal_anew)
+    yield Format("split.json resealed", str(path), path.read_bytes(), read_normalized, None, JSON, reseal)
     path = cache.NORMALIZED / "train" / "00000.safetensors"
     types = (b"U8", b"I64", b"F64", b"F16", b"BF16", b"F8_E4M3", b"BOOL", b"files", b"file_ends", b"index")
-    yield Format("shard sealed anew", str(path), path.read_bytes(), read_shard_sealed_anew, None, types)
+    yield Format("shard resealed", str(path), path.read_bytes(), read_resealed_shard, None, types)
 
     progress = checkpoint.Progress(step=3)
     progress.finish_epoch({"epoch": 1, "val_loss": 0.5}, network)

@@ -1,4 +1,4 @@
-"""Kind: images and targets in NumPy's files, for those who have millions of images and want few files.
+"""Kind: images and targets in NumPy's files, for millions of images in few files.
 
 images.npy    (N, H, W), (N, H, W, 3) or (N, 3, H, W) uint8
 targets.npy   (N,) whole numbers from 0, classes; of a regression, (N,) or (N, quantities) real numbers
@@ -119,7 +119,7 @@ def _map(raw: Raw, name: str) -> np.memmap:
         if not isinstance(array, np.memmap) or not array.flags.c_contiguous:
             raise ValueError("not in C order, in which the rows come one after another")
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{raw.root / name}: cannot be read as an array ({reason(error)}); save it anew") from error
+        raise UserError(f"{raw.root / name}: cannot be read as an array ({reason(error)}); save it again") from error
     return array
 
 

@@ -1,4 +1,4 @@
-"""What the kinds with a file for each image share: class numbers, and decoding."""
+"""Shared by the kinds with a file for each image: class numbers, and decoding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from stages.lib.datasets.raw import Raw
 
 @dataclass(frozen=True)
 class LabelledFiles:
-    """Image files and what is known of each, in the order of the source."""
+    """Image files with their targets, parts and groups, in the order of the source."""
 
     names: list[str]  # paths below the root
     targets: np.ndarray  # (N,) int64, class numbers, or (N, quantities) float64

@@ -1,4 +1,4 @@
-"""Kind: ImageNet, from its official archives, which `torchvision.datasets.ImageNet` unpacks and labels.
+"""Kind: ImageNet, from its official archives, unpacked and labelled by `torchvision.datasets.ImageNet`.
 
 The split that its makers call val, whose labels are known, is the test split here; val is taken from train.
 """

@@ -37,7 +37,7 @@ class File:
 
 @dataclass(frozen=True)
 class Download:
-    """What the stage download gives a kind to fetch its files with."""
+    """Passed by download to `Kind.fetch`: where the files go, and two ways to get them."""
 
     folder: Path  # empty; becomes data/raw/files/
     fetch: Callable[[File], None]  # puts a published file into the folder, from a mirror that has it
@@ -46,7 +46,7 @@ class Download:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the stage normalize gives a kind to read its files with."""
+    """Passed by normalize to `Kind.read`: two parameters, a place for temporary files, and the decoding of images."""
 
     task: str  # one of the kind's tasks
     unreadable_allowed: int  # image files of the user's that may be skipped
@@ -82,23 +82,23 @@ class Part:
 
 
 class Contents(NamedTuple):
-    """What is in a data set."""
+    """The images and targets of a data set, and the names of the targets."""
 
     parts: dict[str, Part]  # "train", "val", "test": the splits of the source itself; "all" if it has none
     labels: tuple[str, ...]  # names of the classes in the order of their numbers, or of a regression's quantities
 
 
 class Kind(Protocol):
-    """What download and normalize know of a data set."""
+    """The interface of download and normalize to a data set."""
 
     user_supplied: ClassVar[bool]  # whether the files are the user's, named by params.yaml's `source`
-    tasks: ClassVar[tuple[str, ...]]  # what its targets can be
+    tasks: ClassVar[tuple[str, ...]]  # those that its targets allow
 
     def fetch(self, download: Download) -> OriginalFiles:
         """Get the files.
 
         Raises:
-            UserError: they cannot be had, or are not those whose checksums are known.
+            UserError: a file is not available, or does not have the recorded checksum.
         """
         ...
 
@@ -106,6 +106,6 @@ class Kind(Protocol):
         """Read the files; the images of the parts may stay on disk.
 
         Raises:
-            UserError: a file is missing or damaged, or its content is not what the data set promises.
+            UserError: a file is missing or damaged, or its content is not as expected.
         """
         ...

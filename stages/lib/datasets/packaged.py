@@ -66,7 +66,7 @@ class Packaged:
         with damage_refused(raw):
             raw.check()
             unpack(raw.root / self.file_name, reading.scratch, most_bytes=MOST_BYTES)
-            # Told a dtype, pandas would wrap numbers that do not fit.
+            # With a dtype, pandas would wrap numbers that do not fit.
             table = pd.read_csv(
                 reading.scratch / Path(self.file_name).stem, header=None, skip_blank_lines=False
             ).to_numpy()

@@ -1,4 +1,4 @@
-"""What the kinds of published data sets share: fetching files of known checksum, and refusing damaged ones."""
+"""Shared by the kinds of published data sets: fetching files of known checksum, and refusing damaged ones."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from stages.lib.datasets.kind import Contents, Download, File, Part
 from stages.lib.datasets.raw import FILES, OriginalFiles, Raw
 
 MOST_FILES = 100  # in one archive
-# What NumPy, pandas and torchvision raise on bytes that are not what they should be.
+# What NumPy, pandas and torchvision raise on damaged files.
 DAMAGED = (ValueError, TypeError, AssertionError, LookupError, ArithmeticError, RuntimeError, OSError)
 
 

@@ -1,7 +1,7 @@
 """The table of data sets: a name that params.yaml's `dataset` can have -> the data set.
 
-A data set of an existing kind is one line here; the class of its kind says what the line has to give. Checksums and
-addresses are those that torchvision has; a test compares them.
+A data set of an existing kind is one line here; its arguments are described in the class of the kind. Checksums and
+addresses are those of torchvision; a test compares them.
 """
 
 from collections.abc import Iterable, Sequence

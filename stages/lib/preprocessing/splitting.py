@@ -74,11 +74,11 @@ def grouped(
     np.add.at(counts, (groups, targets), 1)
     counts = np.column_stack([counts, counts.sum(1)])  # (groups, classes + 1): of each class, and of all rows
     held = counts / np.maximum(counts.sum(0), 1)  # the fraction that each group holds
-    wanted = np.array(list(fraction_of.values()))[:, np.newaxis]  # (splits, 1)
+    goals = np.array(list(fraction_of.values()))[:, np.newaxis]  # (splits, 1)
     filled = np.zeros((len(fraction_of), counts.shape[1]))
     split_of_group = np.empty(len(names), np.int64)
     for group in np.lexsort((np.random.PCG64(seed).random_raw(len(names)), -held.max(1))):
-        split = int(np.argmax(((wanted - filled) / wanted) @ held[group]))
+        split = int(np.argmax(((goals - filled) / goals) @ held[group]))
         split_of_group[group] = split
         filled[split] += held[group]
     rows = {name: np.flatnonzero(split_of_group[groups] == split) for split, name in enumerate(fraction_of)}
