@@ -361,7 +361,7 @@ def test_predictions_name_the_files(fresh: Project, tmp_path: Path) -> None:
     every = sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
     assert predictions["file"].tolist() == [every[row] for row in predictions["index"]]
     assert (predictions["file"].str.split("/").str[0] == predictions["actual"]).all()
-    fresh.stage("card")
+    fresh.command("card")
     card = (fresh.root / "reports/model_card.md").read_text()
     assert "| file | actual | predicted |" in card
     wrong = predictions[predictions["actual"] != predictions["predicted"]]
