@@ -11,7 +11,7 @@ import yaml
 
 from experiments import sweep
 from experiments.grid import Combination, applied, combinations
-from experiments.results import DONE, OUTDATED, Result, sees_source
+from experiments.results import DONE, OUTDATED, Result, tracks_source
 from experiments.runner import Experiment
 from experiments.table import table
 from stages.lib.core.errors import UserError
@@ -276,8 +276,8 @@ def test_a_sweep_that_is_none(fresh: Project, monkeypatch: pytest.MonkeyPatch) -
     # Images that git does not know may have changed since: no experiment of theirs is taken as run already.
     monkeypatch.chdir(fresh.root)
     for source, seen in (("data/source", True), ("data/raw", False), (str(fresh.root.parent), False)):
-        assert sees_source({"dataset": "folder", "source": source}) == seen
-    assert sees_source({"dataset": "mnist", "source": "data/raw"})
+        assert tracks_source({"dataset": "folder", "source": source}) == seen
+    assert tracks_source({"dataset": "mnist", "source": "data/raw"})
     (fresh.root / "experiments/sweeps.yaml").write_text("")
     assert "experiments/sweeps.yaml: found nothing, expected lines of" in refusal("odd")
     assert not (fresh.root / ".state/sweep").exists()

@@ -102,7 +102,7 @@ def test_its_command_finds_the_commit_that_brought_it(project: Project) -> None:
 
 def test_a_report_tells_of_a_card_of_other_results(project: Project) -> None:
     """It finds that out from what is in git."""
-    told = "`reports/model_card.md` tells of other results. `make card` writes it anew"
+    told = "`reports/model_card.md` describes other results; `make card` updates it"
     report = ("python", "-m", "experiments.report", "HEAD")
     project.command("card")
     assert "model_card" not in project.run(*report).stdout
