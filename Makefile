@@ -1,25 +1,25 @@
-# The commands of this project. Each makes .venv first if it is missing or older than the lock.
+# The commands of this project. Each installs .venv first if it is missing or older than requirements.lock.
 #
-#   make repro    from nothing, or from whatever has changed, to reports/metrics.json
-#   make predict  what the model says of IMAGES=a file or a folder of them; INVERT=each or never inverts each dark on
-#                 light (or opposite), or none; PLACE=yes cuts out, scales and centres a drawing as MNIST's digits are
-#   make card     what is known of the model, for whoever is handed it: reports/model_card.md
-#   make export   the model as ONNX, as ONNX in 8 bits and in torch.export's format: models/model.onnx and others
-#   make demo     a page on which to draw a digit and see what the model says: reports/demo/ (needs npm)
-#   make test     every test
-#   make torture  the long ones: hundreds of interrupted runs, thousands of damaged files; ends with their counts
-#   make plots    the plots as one page that needs no network, dvc_plots/index.html; beside those of BASE=main if asked
-#   make report   what this change does to the results, against BASE=main: report.md
-#   make verify   whether the last commit's results come out again, run from nothing in a clone of their own
-#   make sweep    a grid of experiments, NAME=learning-rate, or PART=1/2 of it, JOBS=2 at a time; ends with a table
-#   make table    the experiments of this commit with their scores, best first
-#   make bench    how long things take, beside others and the least possible: benchmarks/results.md (15 minutes)
-#   make scale    what the stages take for up to 7 million images: benchmarks/scale.md (5 minutes, 20 GB of disk)
-#   make check    lint, format and types; the workflows, too
-#   make schema   params.schema.json, after a change of a stage's parameters
-#   make docs     the tables in docs/parameters.md and docs/datasets.md, after a change of parameters or data sets
-#   make lock     requirements.lock, after a change of pyproject.toml (needs uv)
-#   make help     this list
+#   make repro    run the stages that have changed, up to reports/metrics.json
+#   make predict  predict IMAGES=file or folder; INVERT=each inverts every image that is dark on light where training
+#                 images are light on dark (or opposite), INVERT=never none; PLACE=yes crops, scales and centres drawings
+#   make card     write the model card: reports/model_card.md
+#   make export   export the model as ONNX, 8-bit ONNX and in torch.export's format: models/model.onnx and others
+#   make demo     build a page that classifies a drawn digit: reports/demo/ (needs npm)
+#   make test     run the tests
+#   make torture  run the long tests: hundreds of interrupted runs, thousands of damaged files
+#   make plots    draw the plots as a page that needs no network, dvc_plots/index.html; BASE=main adds those of main
+#   make report   compare the results with BASE=main: report.md
+#   make verify   check whether a run from nothing, in a clone, gives the results of the last commit
+#   make sweep    run a grid of experiments, NAME=learning-rate; PART=1/2 runs half of it, JOBS=2 two at a time
+#   make table    list the experiments of this commit with their scores, best first
+#   make bench    measure run times against other tools and lower bounds: benchmarks/results.md (15 minutes)
+#   make scale    measure the stages with up to 7 million images: benchmarks/scale.md (5 minutes, 20 GB of disk)
+#   make check    check lint, format and types, and the workflows
+#   make schema   write params.schema.json, after a change of a stage's parameters
+#   make docs     write the tables in docs/parameters.md and docs/datasets.md, after a change of parameters or data sets
+#   make lock     write requirements.lock, after a change of pyproject.toml (needs uv)
+#   make help     print this list
 
 PYTHON ?= python3
 BASE ?=
@@ -29,7 +29,7 @@ JOBS ?= 1
 IMAGES ?=
 INVERT ?= auto
 PLACE ?=
-# As they are, to the shell's variables: a name may hold what make or a shell would run.
+# Pass the values to the shell unexpanded: make or the shell would run commands in a name.
 override export BASE := $(value BASE)
 override export NAME := $(value NAME)
 override export PART := $(value PART)
@@ -40,7 +40,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed-from-lock
 TEMPLATE := .dvc/plots/offline.html
 RUNTIME := demo/node_modules/.package-lock.json
-# DVC runs each stage as `python -m stages.NAME`: that python has to be the one of .venv.
+# DVC runs each stage as `python -m stages.NAME`, which has to be the Python in .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro predict card export demo test torture plots report verify sweep table bench scale check schema docs lock help
@@ -61,7 +61,7 @@ demo: $(RUNTIME) export
 	@$(BIN)/python -m commands.demo
 
 test: $(INSTALLED)
-	@! command -v npm > /dev/null || $(MAKE) --silent $(RUNTIME) || echo 'Without the tests in a browser.'
+	@! command -v npm > /dev/null || $(MAKE) --silent $(RUNTIME) || echo 'npm failed: the tests in a browser are skipped'
 	@$(BIN)/pytest
 
 torture: $(INSTALLED)
@@ -107,7 +107,7 @@ $(TEMPLATE): $(INSTALLED) experiments/plots.py
 	@$(BIN)/python -m experiments.plots
 
 $(RUNTIME): demo/package-lock.json
-	@command -v npm > /dev/null || { echo 'npm is not installed: it brings onnxruntime-web to the demo'; exit 1; }
+	@command -v npm > /dev/null || { echo 'npm is not installed; the demo needs it to install onnxruntime-web'; exit 1; }
 	@npm ci --prefix demo --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
@@ -119,9 +119,9 @@ lock:
 
 $(INSTALLED): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " \
-	    + sys.version.split()[0] + "; name another one with: make PYTHON=python3.12 repro")'
+	    + sys.version.split()[0] + "; choose another one with: make PYTHON=python3.12 repro")'
 	@echo 'Installing into .venv from requirements.lock, once (on Linux 6.2 GB with the CUDA build of torch, minutes)'
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	@touch $@
-	@echo 'Installed. For the commands dvc and python of this project in your shell: . .venv/bin/activate'
+	@echo 'Installed. To use dvc and python of .venv in your shell: . .venv/bin/activate'

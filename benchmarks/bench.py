@@ -1,9 +1,9 @@
-"""The seconds between an edited number and its metrics, beside what others take and the least that is possible.
+"""Measure the time from an edited parameter to its metrics, compared with other tools and lower bounds.
 
-    make bench          (python -m benchmarks.bench), with MNIST in DATASET_MIRROR or reachable
+    make bench          (python -m benchmarks.bench)          needs MNIST in DATASET_MIRROR or from the network
 
-Out: benchmarks/results.md and benchmarks/results.svg. Everything that is compared takes turns in this one run; the
-medians are of ROUNDS rounds, and the ratio is what counts: seconds are of one machine on one day.
+Out: benchmarks/results.md and benchmarks/results.svg. What is compared runs alternately. The table has medians of
+ROUNDS or more. Seconds depend on the machine, ratios less so.
 """
 
 from stages.lib.core.process import run
@@ -18,6 +18,7 @@ import tempfile
 import time
 from contextlib import chdir
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ import yaml
 from tqdm import tqdm
 
 from benchmarks import steps
-from benchmarks.timing import Measured, refuse_a_loaded_machine, seconds_of, take_turns
-from stages.lib.core.files import replacing, write_text
+from benchmarks.picture import svg_chart
+from benchmarks.timing import Timing, seconds_of, time_alternately, wait_until_idle
+from stages.lib.core.files import write_text
 from stages.lib.model import tensors
 
 HERE = Path(__file__).parent
 ROUNDS = 5
-EPOCHS = 10  # of the tutorial's protocol
+EPOCHS = 10  # of the tutorial
 ARCHIVES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 SEEDS = 5
 SEEDS_OF_CNN = 2
@@ -41,9 +43,9 @@ SEEDS_OF_CNN = 2
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table."""
+    """A row of the table."""
 
-    what: str
+    name: str
     ours: str
     against: str
     ratio: float
@@ -52,23 +54,22 @@ class Row:
 
 
 def main() -> None:
-    refuse_a_loaded_machine()
+    wait_until_idle()
     with tempfile.TemporaryDirectory() as folder:
-        project = prepared(Path(folder) / "project")
+        project = prepare(Path(folder) / "project")
         rows: list[Row] = []
-        for part in tqdm(
-            [waiting, idle, step, feeding, preparing, evaluating, accuracy], desc="make bench", unit=" parts"
-        ):
-            found = part(project)
-            tqdm.write("\n".join(map(line, found)))
-            rows += found
+        parts = [edit_to_metrics, overhead, training_step, loading, preprocessing, evaluation, accuracy]
+        for part in tqdm(parts, desc="make bench", unit=" parts"):
+            new_rows = part(project)
+            tqdm.write("\n".join(map(line, new_rows)))
+            rows += new_rows
     write_text(HERE / "results.md", page(rows))
     draw(rows)
     print(page(rows), end="")
 
 
-def prepared(project: Path) -> Path:
-    """A clone of this project, run once on the whole of MNIST; beside it the files as torchvision wants them."""
+def prepare(project: Path) -> Path:
+    """Clone this project and run it on the whole of MNIST; put the files for torchvision next to it."""
     subprocess.run(["git", "clone", "--quiet", HERE.parent, project], check=True)
     for name in ("user.name", "user.email"):
         subprocess.run(["git", "config", name, "bench"], cwd=project, check=True)
@@ -83,43 +84,48 @@ def prepared(project: Path) -> Path:
     return project
 
 
-def waiting(project: Path) -> list[Row]:
-    """From an edited number to its metrics, against the tutorial's loop."""
+def edit_to_metrics(project: Path) -> list[Row]:
+    """Compare `dvc exp run` after an edited parameter with the tutorial's loop."""
     presets = yaml.safe_load((HERE / "presets.yaml").read_text())
     numbers = iter(range(1000))
 
     def edited(**parameters: Any) -> float:
-        restore(project)  # an experiment leaves its parameters in the working tree
-        lr = parameters.pop("lr", 0.001) * (1 + next(numbers) / 1000)  # a new one, which no cache knows
+        restore(project)  # the experiment before left its parameters in the working tree
+        lr = parameters.pop("lr", 0.001) * (1 + next(numbers) / 1000)  # a new value, not in the cache
         settings = [f"{key}={json.dumps(value)}" for key, value in {"lr": lr, **parameters}.items()]
         options = [part for setting in settings for part in ("-S", setting)]
         return seconds_of("dvc", "exp", "run", *options, folder=project)
 
-    found = take_turns(
+    seconds = time_alternately(
         {
             "tutorial": lambda: tutorial(project),
-            "protocol": lambda: edited(epochs=EPOCHS, patience=None),
+            "same training": lambda: edited(epochs=EPOCHS, patience=None),
             "recommended": lambda: edited(**presets["recommended"], patience=None),
         },
         ROUNDS,
     )
     restore(project)
-    peer = f"tutorial's loop, {EPOCHS} epochs: {shown(found['tutorial'])}"
+    against = f"tutorial's loop, {EPOCHS} epochs: {as_text(seconds['tutorial'])}"
     return [
-        row("`dvc exp run -S lr=...`, tutorial's protocol", found["protocol"], peer, found["tutorial"], 1 / 5),
-        row("the same, recommended preset", found["recommended"], peer, found["tutorial"], 1 / 10),
+        ratio_row(
+            "`dvc exp run -S lr=...`, training as in the tutorial",
+            seconds["same training"],
+            against,
+            seconds["tutorial"],
+            1 / 5,
+        ),
+        ratio_row("the same, recommended preset", seconds["recommended"], against, seconds["tutorial"], 1 / 10),
     ]
 
 
-def idle(project: Path) -> list[Row]:
-    """What DVC and the stages cost where nothing, or nearly nothing, is to be computed."""
+def overhead(project: Path) -> list[Row]:
+    """Measure the cost of DVC and of starting the stages, with little or nothing to compute."""
     empty = project.parent / "empty"
     empty.mkdir()
     names = ["check", "download", "normalize", "cache", "train", "evaluate"]
-    stages: dict[str, Any] = {
-        name: {"cmd": f"echo {name} > {name}", "outs": [name], **({"deps": [names[at - 1]]} if at else {})}
-        for at, name in enumerate(names)
-    }
+    stages: dict[str, Any] = {name: {"cmd": f"echo {name} > {name}", "outs": [name]} for name in names}
+    for before, name in pairwise(names):
+        stages[name]["deps"] = [before]
     (empty / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     for command in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"], ["dvc", "repro", "--quiet"]):
         seconds_of(*command, folder=empty)
@@ -132,7 +138,7 @@ def idle(project: Path) -> list[Row]:
     def nothing() -> float:
         return seconds_of("dvc", "repro", folder=project)
 
-    found = take_turns(
+    seconds = time_alternately(
         {
             "one step": one_step,
             "nothing": nothing,
@@ -142,63 +148,56 @@ def idle(project: Path) -> list[Row]:
         ROUNDS,
     )
     restore(project)
-    least = found["nothing"].median + 2 * found["torch"].median
-    above = found["one step"].median - least
+    lower_bound = seconds["nothing"].median + 2 * seconds["torch"].median
+    above = seconds["one step"].median - lower_bound
     return [
         Row(
             "`dvc repro` after a change of lr, one step of training",
-            shown(found["one step"]),
-            f"nothing to do, and `import torch` twice: {least:.2f} s",
-            found["one step"].median / least,
+            as_text(seconds["one step"]),
+            f"nothing to do, and `import torch` twice: {lower_bound:.2f} s",
+            seconds["one step"].median / lower_bound,
             f"at most 1.0 s above: {above:+.2f} s",
             above <= 1.0,
         ),
-        row(
+        ratio_row(
             "`dvc repro` with nothing to do",
-            found["nothing"],
-            f"of six empty stages: {shown(found['empty'])}",
-            found["empty"],
+            seconds["nothing"],
+            f"six empty stages: {as_text(seconds['empty'])}",
+            seconds["empty"],
             1.15,
         ),
     ]
 
 
-def step(_project: Path) -> list[Row]:
-    """One training step."""
+def training_step(_project: Path) -> list[Row]:
+    """Compare a training step with its main parts, and with scikit-learn's."""
     rows = []
     for batch_size in (32, 256):
-        found = steps.parts_of_a_step(batch_size, ROUNDS)
-        least = found["matrix products"].median + found["optimizer"].median
-        ratio = found["ours"].median / least
-        told = ", ".join(f"{name} {found[name].median * 1e6:.0f} us" for name in ("matrix products", "optimizer"))
-        ours = f"{found['ours'].median * 1e6:.0f} us ± {found['ours'].spread:.0%}"
-        rows.append(Row(f"a training step, batch {batch_size}", ours, told, ratio, "2.00", ratio <= 2))
-        peer = found["scikit-learn"].median
-        rows.append(
-            Row(
-                "the same",
-                ours,
-                f"scikit-learn, without dropout: {peer * 1e6:.0f} us",
-                found["ours"].median / peer,
-                "1.00",
-                found["ours"].median < peer,
-            )
-        )
+        seconds = steps.parts_of_a_step(batch_size, ROUNDS)
+        ours = seconds["ours"].median
+        ours_text = f"{ours * 1e6:.0f} us ± {seconds['ours'].spread:.0%}"
+        parts = {name: seconds[name].median for name in ("matrix products", "optimizer")}
+        parts_text = ", ".join(f"{name} {part * 1e6:.0f} us" for name, part in parts.items())
+        ratio = ours / sum(parts.values())
+        rows.append(Row(f"a training step, batch {batch_size}", ours_text, parts_text, ratio, "2.00", ratio <= 2))
+        ratio = ours / seconds["scikit-learn"].median
+        against = f"scikit-learn, without dropout: {seconds['scikit-learn'].median * 1e6:.0f} us"
+        rows.append(Row("the same", ours_text, against, ratio, "1.00", ratio < 1))
     return rows
 
 
-def feeding(project: Path) -> list[Row]:
-    """Steps with new batches, against steps on one."""
+def loading(project: Path) -> list[Row]:
+    """Compare an epoch with as many steps on one batch."""
     rows = []
     for batch_size in (32, 256):
-        found = steps.feeding(project / "data/tensors/train", batch_size, ROUNDS)
-        peer = f"as many steps on one batch: {shown(found['resident'])}"
-        rows.append(row(f"an epoch, batch {batch_size}", found["fed"], peer, found["resident"], 1.05))
+        seconds = steps.feeding(project / "data/tensors/train", batch_size, ROUNDS)
+        against = f"as many steps on one batch: {as_text(seconds['one batch'])}"
+        rows.append(ratio_row(f"an epoch, batch {batch_size}", seconds["loaded"], against, seconds["one batch"], 1.05))
     return rows
 
 
-def preparing(project: Path) -> list[Row]:
-    """download, normalize and cache."""
+def preprocessing(project: Path) -> list[Row]:
+    """Compare download, normalize and cache with a script that only reads and writes."""
     mirror = project.parent / "MNIST/raw"
     os.environ["DATASET_MIRROR"] = str(mirror)
     numbers = iter(range(1000))
@@ -207,7 +206,7 @@ def preparing(project: Path) -> list[Row]:
         names = ("download", "normalize", "cache")
         return sum(seconds_of(sys.executable, "-m", f"stages.{name}", folder=project) for name in names)
 
-    def least() -> float:
+    def lower_bound() -> float:
         folder = project.parent / f"floor{next(numbers)}"
         folder.mkdir()
         seconds = seconds_of(
@@ -216,79 +215,79 @@ def preparing(project: Path) -> list[Row]:
         shutil.rmtree(folder)
         return seconds
 
-    found = take_turns({"ours": ours, "least": least}, ROUNDS)
-    peer = f"read gz, write tensors, their imports: {shown(found['least'])}"
-    return [row("download, normalize and cache, whole MNIST", found["ours"], peer, found["least"], 1.5)]
+    seconds = time_alternately({"ours": ours, "lower bound": lower_bound}, ROUNDS)
+    against = f"read gz, write tensors, their imports: {as_text(seconds['lower bound'])}"
+    name = "download, normalize and cache, whole MNIST"
+    return [ratio_row(name, seconds["ours"], against, seconds["lower bound"], 1.5)]
 
 
-def evaluating(project: Path) -> list[Row]:
-    """evaluate."""
-    found = take_turns(
+def evaluation(project: Path) -> list[Row]:
+    """Compare evaluate with a script that only computes the accuracy."""
+    seconds = time_alternately(
         {
             "ours": lambda: seconds_of(sys.executable, "-m", "stages.evaluate", folder=project),
-            "least": lambda: seconds_of(
+            "lower bound": lambda: seconds_of(
                 sys.executable, "-m", "benchmarks.floors", "evaluate", str(project), folder=HERE.parent
             ),
         },
         2 * ROUNDS,
     )
-    peer = f"imports and the forward pass: {shown(found['least'])}"
-    return [row("evaluate, 10,000 images", found["ours"], peer, found["least"], 1.2)]
+    against = f"imports and the forward pass: {as_text(seconds['lower bound'])}"
+    return [ratio_row("evaluate, 10,000 images", seconds["ours"], against, seconds["lower bound"], 1.2)]
 
 
 def accuracy(project: Path) -> list[Row]:
-    """How soon 98.0 % on val, and how accurate in a fifth of the tutorial's time."""
+    """Measure the time to 98.0 % on val, and the accuracy in a fifth of the tutorial's time."""
     presets = yaml.safe_load((HERE / "presets.yaml").read_text())
 
-    def trained(preset: str, seed: int) -> float:
+    def train(preset: str, seed: int) -> float:
         restore(project)
-        set_parameters(project, {**presets[preset], "patience": None, "seed": seed})
+        set_parameters(project, presets[preset] | {"patience": None, "seed": seed})
         return seconds_of(sys.executable, "-m", "stages.train", folder=project)
 
-    def figure(name: str, file: str) -> float:
+    def metric(name: str, file: str) -> float:
         return float(json.loads((project / "reports" / file).read_text())[name])
 
-    def seeds(preset: str, number: int) -> list[float]:
-        """Accuracies on the test split."""
-        found = []
-        for seed in range(number):
-            trained(preset, seed)
+    def test_accuracies(preset: str, seeds: int) -> list[float]:
+        accuracies = []
+        for seed in range(seeds):
+            train(preset, seed)
             seconds_of(sys.executable, "-m", "stages.evaluate", folder=project)
-            found.append(figure("accuracy", "metrics.json"))
-        return found
+            accuracies.append(metric("accuracy", "metrics.json"))
+        return accuracies
 
-    found = take_turns(
+    seconds = time_alternately(
         {
             "tutorial": lambda: tutorial(project),
-            "first-98": lambda: trained("first-98", 0),
-            "accurate": lambda: trained("accurate", 0),
+            "first-98": lambda: train("first-98", 0),
+            "accurate": lambda: train("accurate", 0),
         },
         ROUNDS,
     )
-    trained("first-98", 0)
-    first, whole = found["first-98"], found["tutorial"]
-    reached = f"a cold process to {figure('val_accuracy', 'train.json'):.2%} on val (preset first-98)"
+    train("first-98", 0)
+    first, loop = seconds["first-98"], seconds["tutorial"]
+    name = f"a cold process to {metric('val_accuracy', 'train.json'):.2%} on val (preset first-98)"
     peer_seconds, peer_score, peer_epochs = scikit_learn(project)
-    accurate = seeds("accurate", SEEDS)
-    cnn = seeds("cnn", SEEDS_OF_CNN)
+    accurate = test_accuracies("accurate", SEEDS)
+    cnn = test_accuracies("cnn", SEEDS_OF_CNN)
     restore(project)
-    loop = f"tutorial's loop, {EPOCHS} epochs: {shown(whole)}"
+    against = f"tutorial's loop, {EPOCHS} epochs: {as_text(loop)}"
     rows = [
-        row(reached, first, loop, whole, 1 / 15),
+        ratio_row(name, first, against, loop, 1 / 15),
         Row(
             "the same",
-            shown(first),
+            as_text(first),
             f"scikit-learn to {peer_score:.2%}, {peer_epochs} epochs: {peer_seconds:.1f} s",
             first.median / peer_seconds,
             "1.00",
             first.median < peer_seconds,
         ),
-        row("preset accurate, training from a cold process", found["accurate"], loop, whole, 1 / 5),
+        ratio_row("preset accurate, training from a cold process", seconds["accurate"], against, loop, 1 / 5),
     ]
     for preset, scores, goal in (("accurate", accurate, 0.99), ("cnn", cnn, 0.995)):
         rows.append(
             Row(
-                f"preset {preset} on test, {len(scores)} seeds, the test split opened once",
+                f"preset {preset} on test, {len(scores)} seeds, chosen on val",
                 f"{np.mean(scores):.2%} ± {np.std(scores, ddof=1):.2%}",
                 "goal",
                 float(np.mean(scores) / goal),
@@ -300,14 +299,14 @@ def accuracy(project: Path) -> list[Row]:
 
 
 def tutorial(project: Path) -> float:
-    """Seconds of the tutorial's loop, from one of its epochs."""
+    """Return the seconds of the tutorial's loop, extrapolated from one epoch."""
     command = [sys.executable, "-m", "benchmarks.tutorial", str(project.parent), "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return EPOCHS * float(done.stdout.split()[0])
 
 
 def scikit_learn(project: Path) -> tuple[float, float, int]:
-    """Seconds until its MLPClassifier of the same layers has 98.0 % on val, imports and reading left out."""
+    """Train an MLPClassifier of the same layers to 98.0 % on val, and return its seconds, score and epochs."""
     from sklearn.neural_network import MLPClassifier
 
     with chdir(project):
@@ -328,67 +327,59 @@ def scikit_learn(project: Path) -> tuple[float, float, int]:
     return seconds, score, epoch
 
 
-# --- What every part needs ---
+# --- Shared by the parts ---
 
 
 def set_parameters(project: Path, parameters: dict[str, Any]) -> None:
-    """Change params.yaml of the clone."""
+    """Change values in params.yaml of the clone."""
     path = project / "params.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | parameters, sort_keys=False))
 
 
 def restore(project: Path) -> None:
-    """Take the clone back to its commit."""
+    """Restore the clone to its commit."""
     seconds_of("git", "checkout", "--quiet", ".", folder=project)
     seconds_of("dvc", "checkout", "--quiet", "--force", folder=project)
 
 
-def shown(measured: Measured) -> str:
-    """Median and spread."""
-    return f"{measured.median:.2f} s ± {measured.spread:.0%}"
+def as_text(timing: Timing) -> str:
+    """Format median and spread."""
+    return f"{timing.median:.2f} s ± {timing.spread:.0%}"
 
 
-def row(what: str, ours: Measured, against: str, peer: Measured, goal: float) -> Row:
-    """A row whose ratio is of the medians."""
+def ratio_row(name: str, ours: Timing, against: str, peer: Timing, goal: float) -> Row:
+    """Make a row with the ratio of two medians."""
     ratio = ours.median / peer.median
-    return Row(what, shown(ours), against, ratio, f"{goal:.2f}", ratio <= goal)
+    return Row(name, as_text(ours), against, ratio, f"{goal:.2f}", ratio <= goal)
 
 
 def line(row: Row) -> str:
-    """A row of the table, in Markdown."""
+    """Format a row of the table in Markdown."""
     reached = "yes" if row.reached else "no"
-    return f"| {row.what} | {row.ours} | {row.against} | {row.ratio:.2f} | {row.goal} | {reached} |"
+    return f"| {row.name} | {row.ours} | {row.against} | {row.ratio:.2f} | {row.goal} | {reached} |"
 
 
 def page(rows: list[Row]) -> str:
-    """The table, in Markdown."""
-    lines = ["| what | ours | against | ratio | goal | reached |", "|---|--:|---|--:|--:|---|"]
+    """Format the table in Markdown."""
+    lines = ["| measurement | ours | against | ratio | goal | reached |", "|---|--:|---|--:|--:|---|"]
     lines += map(line, rows)
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     machine = f"{os.cpu_count()} processors, {platform.system()}, {versions}"
-    return f"{machine}; medians of at least {ROUNDS} rounds in turn, ± half their range.\n\n" + "\n".join(lines) + "\n"
+    return (
+        f"{machine}; medians of at least {ROUNDS} alternating rounds, ± half their range.\n\n" + "\n".join(lines) + "\n"
+    )
 
 
 def draw(rows: list[Row]) -> None:
-    """The ratios as bars, and their goals as marks."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "bench"
-    from matplotlib import pyplot
-
-    drawn = [row for row in rows if row.goal.replace(".", "").isdigit()]
-    figure, axes = pyplot.subplots(figsize=(9, 0.5 * len(drawn) + 1))
-    places = range(len(drawn))
-    axes.barh(places, [row.ratio for row in drawn], color=["#2a7" if row.reached else "#d62" for row in drawn])
-    axes.plot([float(row.goal) for row in drawn], places, "k|", markersize=18, label="goal")
-    axes.set_yticks(places, [f"{row.what}\nagainst {row.against.split(':')[0]}" for row in drawn], fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlabel("ratio: less is faster")
-    axes.legend()
-    figure.tight_layout()
-    with replacing(HERE / "results.svg") as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    """Draw the ratios as bars, and their goals as marks."""
+    rows = [row for row in rows if row.goal.replace(".", "").isdigit()]
+    positions = range(len(rows))
+    with svg_chart(HERE / "results.svg", (9, 0.5 * len(rows) + 1)) as axes:
+        axes.barh(positions, [row.ratio for row in rows], color=["#2a7" if row.reached else "#d62" for row in rows])
+        axes.plot([float(row.goal) for row in rows], positions, "k|", markersize=18, label="goal")
+        axes.set_yticks(positions, [f"{row.name}\nagainst {row.against.split(':')[0]}" for row in rows], fontsize=7)
+        axes.invert_yaxis()
+        axes.set_xlabel("ratio (lower is faster)")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Decoding image files: images a second of normalize's reader, beside torchvision's decode, resize and crop.
+"""Compare normalize's decoding of image files with torchvision's, in images per second.
 
     python -m benchmarks.decoding
 
-2,000 JPEGs of 500 x 375 pixels, as ImageNet's are on average, made here of smooth noise, brought to 224 x 224. The peer
-decodes in one process and one thread (`decode_image`, then `resize` with antialiasing and `center_crop`); times the
-number of processors that is what the machine could do. Ours reads, checks each file's sha256, decodes with as many
-processes as there are processors, and writes the pixels to a file. The two take turns.
+The images are 2,000 JPEGs of smooth noise, 500 x 375 pixels like the average ImageNet image, resized to 224 x 224.
+torchvision decodes in one process and one thread (`decode_image`, `resize` with antialiasing, `center_crop`); its rate
+times the number of processors is what the machine could do. Our reader also verifies each file's sha256, decodes with
+one process per processor, and writes the pixels to a file. The two run alternately.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.timing import refuse_a_loaded_machine, take_turns
+from benchmarks.timing import time_alternately, wait_until_idle
 from stages.lib.datasets.raw import Raw
 from stages.lib.preprocessing.decoding import decode_all
 
@@ -26,21 +26,24 @@ NUMBER, SIZE, ROUNDS = 2000, 224, 5
 
 
 def main() -> None:
-    refuse_a_loaded_machine()
+    wait_until_idle()
     with tempfile.TemporaryDirectory() as folder:
         raw = photographs(Path(folder) / "photographs")
-        found = take_turns({"ours": lambda: ours(raw, Path(folder) / "pixels"), "peer": lambda: peer(raw)}, ROUNDS)
-    rates = {name: NUMBER / each.median for name, each in found.items()}
+        seconds = time_alternately(
+            {"ours": lambda: ours(raw, Path(folder) / "pixels"), "torchvision": lambda: torchvision(raw)}, ROUNDS
+        )
+    rates = {name: NUMBER / timing.median for name, timing in seconds.items()}
     processors = os.cpu_count() or 1
     print(
-        f"ours {rates['ours']:,.0f} images/s ± {found['ours'].spread:.0%}; torchvision in one thread "
-        f"{rates['peer']:,.0f} ± {found['peer'].spread:.0%}, times {processors} processors "
-        f"{rates['peer'] * processors:,.0f}: {rates['ours'] / rates['peer'] / processors:.2f} of that (goal 0.90)"
+        f"ours {rates['ours']:,.0f} images/s ± {seconds['ours'].spread:.0%}; torchvision in one thread "
+        f"{rates['torchvision']:,.0f} ± {seconds['torchvision'].spread:.0%}, times {processors} processors "
+        f"{rates['torchvision'] * processors:,.0f}: {rates['ours'] / rates['torchvision'] / processors:.2f} of that "
+        "(goal 0.90)"
     )
 
 
 def photographs(folder: Path) -> Raw:
-    """The files, and what download knows of them."""
+    """Write the image files and return their description, as download does."""
     folder.mkdir()
     random = np.random.default_rng(0)
     sha256 = {}
@@ -54,15 +57,15 @@ def photographs(folder: Path) -> Raw:
 
 
 def ours(raw: Raw, path: Path) -> float:
-    """Seconds of normalize's reader."""
+    """Return the seconds of normalize's reader."""
     started = time.perf_counter()
     _, unreadable = decode_all(raw.content, list(raw.sha256), SIZE, path)
     assert not unreadable
     return time.perf_counter() - started
 
 
-def peer(raw: Raw) -> float:
-    """Seconds of torchvision."""
+def torchvision(raw: Raw) -> float:
+    """Return the seconds of torchvision."""
     from torchvision.io import decode_image
     from torchvision.transforms.v2.functional import center_crop, resize
 

@@ -1,4 +1,4 @@
-"""The least that a stage could do, as scripts: what it reads, computes and writes, and nothing else.
+"""Lower bounds for the stages: scripts that only read, compute and write what a stage has to.
 
 python -m benchmarks.floors prepare MIRROR FOLDER     read the gz files, write tensors
 python -m benchmarks.floors evaluate PROJECT          load model and test tensors, one forward pass
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def prepare(mirror: Path, folder: Path) -> None:
-    """The four files of MNIST into tensor files of bytes."""
+    """Convert the four files of MNIST to tensor files of bytes."""
     import gzip
 
     import numpy as np
@@ -24,7 +24,7 @@ def prepare(mirror: Path, folder: Path) -> None:
 
 
 def evaluate(project: Path) -> None:
-    """The accuracy on the test split, with the network as plain modules."""
+    """Print the accuracy on the test split, with the network as plain modules."""
     import torch
     from safetensors.torch import load_file
     from torch import nn

@@ -1,4 +1,4 @@
-"""One training step and its parts, in one process; and an epoch with and without feeding."""
+"""Time a training step and its parts, and an epoch with and without loading batches, in one process."""
 
 import time
 import warnings
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.timing import Measured, per_call, take_turns
+from benchmarks.timing import Timing, per_call, time_alternately
 from stages.lib.model import compute, networks, tensors
 from stages.lib.training import optimizers
 from stages.lib.training.batches import ShuffledBatches
@@ -18,8 +18,8 @@ HIDDEN = [96, 256]
 MEMORY = 1 << 28  # bytes of images
 
 
-def parts_of_a_step(batch_size: int, rounds: int) -> dict[str, Measured]:
-    """Seconds of: our step; its eight matrix products; the optimizer's step; scikit-learn's step, without dropout."""
+def parts_of_a_step(batch_size: int, rounds: int) -> dict[str, Timing]:
+    """Time our step, its eight matrix products, its optimizer step, and scikit-learn's step without dropout."""
     from sklearn.neural_network import MLPClassifier
 
     compute.prepare(1)
@@ -37,7 +37,7 @@ def parts_of_a_step(batch_size: int, rounds: int) -> dict[str, Measured]:
             if number:
                 outputs[number] @ weights[number]
 
-    train_step(network, loss, optimizer, images, targets, None)  # which leaves gradients
+    train_step(network, loss, optimizer, images, targets, None)  # sets the gradients
     step = optimizers.plain_step(optimizer)
     peer = MLPClassifier(HIDDEN, batch_size=batch_size, solver="adam", activation="tanh", alpha=0.0)
     rows, numbers = images.flatten(1).numpy(), targets.numpy()
@@ -49,28 +49,28 @@ def parts_of_a_step(batch_size: int, rounds: int) -> dict[str, Measured]:
         "scikit-learn": per_call(lambda: peer.partial_fit(rows, numbers), 300),
     }
     with warnings.catch_warnings(action="ignore"):
-        return take_turns(timed, rounds)
+        return time_alternately(timed, rounds)
 
 
-def feeding(path: Path, batch_size: int, rounds: int) -> dict[str, Measured]:
-    """Seconds of an epoch over the tensors, and of as many steps on one batch."""
+def feeding(path: Path, batch_size: int, rounds: int) -> dict[str, Timing]:
+    """Time an epoch over the tensors, and as many steps on one batch."""
     compute.prepare(1)
     network, loss, optimizer = _make()
     split = tensors.read(path, MEMORY)
     batches = ShuffledBatches(split, batch_size, seed=0, memory=MEMORY)
     standardize = tensors.Standardize(split.description)
     steps = len(split) // batch_size  # whole batches
-    resident = next(iter(batches))
+    one_batch = next(iter(batches))
 
-    def some(source: Iterator[tuple[Tensor, Tensor]]) -> float:
+    def epoch(source: Iterator[tuple[Tensor, Tensor]]) -> float:
         started = time.perf_counter()
         for _ in range(steps):
             images, targets = next(source)
             train_step(network, loss, optimizer, standardize(images), targets, None)
         return time.perf_counter() - started
 
-    return take_turns(
-        {"fed": lambda: some(iter(batches)), "resident": lambda: some(iter(lambda: resident, None))}, rounds
+    return time_alternately(
+        {"loaded": lambda: epoch(iter(batches)), "one batch": lambda: epoch(iter(lambda: one_batch, None))}, rounds
     )
 
 

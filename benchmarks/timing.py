@@ -1,4 +1,4 @@
-"""Timing side by side: what is compared takes turns, so that whatever slows the machine down slows all of them."""
+"""Timing side by side: the functions to compare run alternately, so that a slow moment affects all of them."""
 
 import os
 import statistics
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from stages.lib.core.errors import UserError
 
-MOST_LOAD = 0.5  # processes that are running or waiting, over the last minute
+MAX_LOAD = 0.5  # running and waiting processes, the average of the last minute
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Seconds of several rounds."""
+class Timing:
+    """The seconds of several rounds."""
 
     rounds: tuple[float, ...]
 
@@ -29,36 +29,36 @@ class Measured:
         return (max(self.rounds) - min(self.rounds)) / 2 / self.median
 
 
-def refuse_a_loaded_machine() -> None:
-    """Wait a minute for the machine to come to rest.
+def wait_until_idle() -> None:
+    """Wait up to a minute until the machine is idle.
 
     Raises:
-        UserError: it does not.
+        UserError: other processes keep running.
     """
     for _ in range(12):
         load = os.getloadavg()[0]
-        if load <= MOST_LOAD:
+        if load <= MAX_LOAD:
             return
         time.sleep(5)
-    raise UserError(f"the machine is loaded ({load:.1f} processes on average); stop what else runs, and run it again")
+    raise UserError(f"the machine is busy ({load:.1f} processes on average); stop other processes and run this again")
 
 
-def take_turns(timed: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Measured]:
-    """Run each in turn, `rounds` times; a function gives the seconds that count. A first round is thrown away."""
-    found: dict[str, list[float]] = {name: [] for name in timed}
+def time_alternately(timed: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Timing]:
+    """Run the functions one after the other, `rounds` times after a warm-up round; each returns its seconds."""
+    measured: dict[str, list[float]] = {name: [] for name in timed}
     for number in range(rounds + 1):
         for name, run in timed.items():
             seconds = run()
             if number:
-                found[name].append(seconds)
-    return {name: Measured(tuple(values)) for name, values in found.items()}
+                measured[name].append(seconds)
+    return {name: Timing(tuple(values)) for name, values in measured.items()}
 
 
 def seconds_of(*command: str, folder: Path) -> float:
-    """The time that a command takes.
+    """Run a command and return its seconds.
 
     Raises:
-        UserError: it fails, in its own words.
+        UserError: the command fails; with its own message.
     """
     started = time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -69,12 +69,12 @@ def seconds_of(*command: str, folder: Path) -> float:
 
 
 def per_call(function: Callable[[], object], calls: int) -> Callable[[], float]:
-    """A timer of many calls: the seconds of one."""
+    """Return a function that times many calls and returns the seconds of one."""
 
-    def timed() -> float:
+    def seconds() -> float:
         started = time.perf_counter()
         for _ in range(calls):
             function()
         return (time.perf_counter() - started) / calls
 
-    return timed
+    return seconds

@@ -1,9 +1,9 @@
-"""The loop that tutorials teach, as a script: the peer of this project's training.
+"""The typical training loop of tutorials, to compare this project's training with.
 
-    python -m benchmarks.tutorial ROOT EPOCHS      (ROOT as torchvision's MNIST has it)
+    python -m benchmarks.tutorial ROOT EPOCHS      (ROOT: that of torchvision's MNIST)
 
-784-96-256-10, tanh, sigmoid, dropout 0.2, Adam, batches of 32 out of a DataLoader that converts image by image. Prints
-the seconds of each epoch.
+784-96-256-10, tanh, sigmoid, dropout 0.2, Adam, batches of 32 from a DataLoader that converts each image. Prints the
+seconds of each epoch.
 """
 
 import sys

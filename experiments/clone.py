@@ -1,8 +1,8 @@
-"""A clone of this folder in which DVC makes an experiment, and what comes back from it.
+"""Clones of this folder, so that DVC can run several experiments at a time.
 
-DVC itself makes one experiment at a time in a folder: with `dvc exp run --temp` all of them stash and restore the same
-working tree, and take their turns from the same stash. A clone has locks, stash and working tree of its own; it shares
-git's objects and DVC's cache. So one that is lost at any moment leaves this folder as it was.
+In one folder DVC runs one experiment at a time: all runs of `dvc exp run --temp` stash and restore the same working
+tree. A clone has its own locks, stash and working tree, and shares git's objects and DVC's cache. A clone that is lost
+at any moment leaves this folder unchanged.
 """
 
 import os
@@ -11,44 +11,49 @@ from pathlib import Path
 
 from dvc.config import Config, merge
 
-from experiments.results import BESIDES, output
+from experiments.results import NO_INPUTS
+from experiments.shell import output
 
 IDENTITY = ("user.name", "user.email")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The last commit, and the tracked files of the working tree."""
+    """The last commit, and the tracked files in the working tree."""
 
     commit: str
-    tree: str  # a commit with the changes of the working tree, or `commit` where there are none
+    tree: str  # a commit with the changes in the working tree, or `commit` if there are none
     changed: list[str]  # files of code, data and parameters that differ from the commit
 
     @property
     def refs(self) -> str:
-        """Where DVC keeps the experiments of the commit."""
+        """The git refs of the commit's experiments in DVC."""
         return f"refs/exps/{self.commit[:2]}/{self.commit[2:]}"
 
 
 def snapshot() -> Snapshot:
-    """Take a snapshot of this folder, which stays as it is.
+    """Take a snapshot of this folder without changing it.
 
     Raises:
-        UserError: git fails, in its own words.
+        UserError: git fails; with its own message.
     """
     commit = output("git", "rev-parse", "HEAD").strip()
     tree = output("git", "stash", "create").strip() or commit
-    changed = output("git", "diff", "--name-only", commit, tree, "--", ".", *BESIDES).splitlines()
+    changed = output("git", "diff", "--name-only", commit, tree, "--", ".", *NO_INPUTS).splitlines()
     return Snapshot(commit, tree, changed)
 
 
 def clone(base: Snapshot, folder: Path) -> None:
-    """Clone this folder as it was, into an absolute path.
+    """Clone this folder as it was at the snapshot.
+
+    Args:
+        base: the snapshot.
+        folder: the absolute path of the clone.
 
     Raises:
-        UserError: git fails, in its own words.
+        UserError: git fails; with its own message.
     """
-    settings = [f"remote.origin.fetch=+{base.refs}/*:{base.refs}/*"]  # so that DVC gives no name twice
+    settings = [f"remote.origin.fetch=+{base.refs}/*:{base.refs}/*"]  # so that DVC chooses new names
     for key in IDENTITY:
         if value := output("git", "config", "--default", "", key).strip():
             settings.append(f"{key}={value}")
@@ -60,9 +65,9 @@ def clone(base: Snapshot, folder: Path) -> None:
 
 
 def share_dvc(folder: Path) -> None:
-    """Let a clone, at an absolute path, use the DVC cache, the remotes and the credentials of this folder."""
-    ours = Config(".dvc").read()  # with absolute paths
+    """Let the clone at an absolute path use the DVC cache, remotes and credentials of this folder."""
+    settings = Config(".dvc").read()  # with absolute paths
     with Config(folder / ".dvc").edit("local") as config:
-        merge(config, ours)
+        merge(config, settings)
         config["cache"].setdefault("dir", os.path.abspath(".dvc/cache"))
         config["core"]["site_cache_dir"] = str(folder / ".dvc/tmp/site")  # removed with the clone

@@ -1,9 +1,9 @@
-"""Example data for images in folders: 600 pieces of two photographs, in two classes and several formats.
+"""Write example images in folders: 600 pieces of two photographs, in two classes and several formats.
 
     python -m experiments.example_photos FOLDER
 
-In:  the photographs that the package scikit-learn ships, of a temple and of a flower.
-Out: FOLDER/flower/ and FOLDER/temple/ with 300 images each, and FOLDER/README.txt, which is no image.
+In:  the photographs of a temple and a flower in the package scikit-learn.
+Out: FOLDER/flower/ and FOLDER/temple/ with 300 images each, and FOLDER/README.txt, which is not an image.
 """
 
 from stages.lib.core.process import run
@@ -21,7 +21,7 @@ from stages.lib.core.files import replacing_folder
 CLASSES = {"flower": "flower.jpg", "temple": "china.jpg"}
 PIECES = 300  # of each photograph
 SIDES = (48, 96)  # pixels: the shortest and the longest side of a piece
-ENDINGS = ("png", "jpg", "bmp", "webp", "tif")
+FORMATS = ("png", "jpg", "bmp", "webp", "tif")
 
 
 def main() -> None:
@@ -38,13 +38,13 @@ def main() -> None:
                 left = int(random.integers(photograph.width - width))
                 top = int(random.integers(photograph.height - height))
                 piece = photograph.crop((left, top, left + width, top + height))
-                piece.save(folder / name / f"{number:03}.{ENDINGS[number % len(ENDINGS)]}")
+                piece.save(folder / name / f"{number:03}.{FORMATS[number % len(FORMATS)]}")
         (folder / "README.txt").write_text("Pieces of two photographs that scikit-learn ships.\n", encoding="utf-8")
     print(f"{PIECES * len(CLASSES)} images of {len(CLASSES)} classes in {target}")
 
 
 def photographs() -> Path:
-    """The folder of photographs in the installed scikit-learn, without importing it.
+    """Locate the photographs of the installed scikit-learn, without importing it.
 
     Raises:
         UserError: scikit-learn is not installed.

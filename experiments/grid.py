@@ -1,4 +1,4 @@
-"""The grids in experiments/sweeps.yaml, and their combinations, all checked before the first one runs."""
+"""The grids in experiments/sweeps.yaml and their combinations, all checked before the first one runs."""
 
 import copy
 import itertools
@@ -17,15 +17,15 @@ Combination = dict[str, Any]  # parameter -> value; `mapping.key` for a key of a
 
 
 def read_grid(name: str) -> dict[str, list[Any]]:
-    """Return the grid of this name: parameter -> values.
+    """Read the grid of this name: parameter -> values.
 
     Raises:
-        UserError: there is none, or it is no mapping of parameters in params.yaml to lists of different values.
+        UserError: no grid has this name, or it does not map parameters in params.yaml to lists of different values.
     """
     sweeps = read(SWEEPS)
     if name not in sweeps:
         raise UserError(
-            f"{SWEEPS}: found no sweep `{name}`, expected one of {', '.join(map(str, sweeps))}: make sweep NAME=..."
+            f"{SWEEPS}: no sweep `{name}`, expected one of {', '.join(map(str, sweeps))}: make sweep NAME=..."
         )
     grid = sweeps[name]
     if not isinstance(grid, dict) or not grid or not all(isinstance(v, list) and v for v in grid.values()):
@@ -33,36 +33,36 @@ def read_grid(name: str) -> dict[str, list[Any]]:
     parameters = read(PARAMETERS)
     for key, values in grid.items():
         if not _has(parameters, key):
-            raise UserError(f"{SWEEPS}: {name}: {key}: no parameter of {PARAMETERS}")
+            raise UserError(f"{SWEEPS}: {name}: {key}: not a parameter in {PARAMETERS}")
         if any(isinstance(value, dict) for value in values):
             raise UserError(
                 f"{SWEEPS}: {name}: {key}: found a mapping, expected numbers, names, lists, true, false or null; "
-                f"a line `{key}.KEY: [value, value]` varies one key of a mapping"
+                f"to vary one key of a mapping, write `{key}.KEY: [value, value]`"
             )
         if other := next((other for other in grid if other.startswith(f"{key}.")), None):
-            raise UserError(f"{SWEEPS}: {name}: {key} and {other}: vary the mapping or one key of it")
+            raise UserError(f"{SWEEPS}: {name}: {key} and {other} overlap; vary the mapping or one of its keys")
         for number, value in enumerate(values):
             if value in values[:number]:
-                raise UserError(f"{SWEEPS}: {name}: {assignments({key: value})[0]} stands twice")
+                raise UserError(f"{SWEEPS}: {name}: {assignments({key: value})[0]} is listed twice")
     return grid
 
 
 def combinations(name: str, parameters: Mapping[str, Any]) -> list[Combination]:
-    """Return every combination of the values of a grid; the last parameter varies fastest.
+    """Return every combination of a grid's values; the last parameter varies fastest.
 
     Raises:
-        UserError: the grid is malformed, or one of its combinations, set in `parameters`, does not fit the schema.
+        UserError: the grid is malformed, or the parameters are invalid with one of its combinations.
     """
     grid = read_grid(name)
-    every = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    every_combination = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     check_all(parameters)
-    for combination in every:
+    for combination in every_combination:
         try:
             check_all(applied(combination, parameters))
         except UserError as error:
-            which = " ".join(assignments(combination))
-            raise UserError(f"{SWEEPS}: {name}: {which}: {str(error).removeprefix(f'{PARAMETERS}: ')}") from error
-    return every
+            settings = " ".join(assignments(combination))
+            raise UserError(f"{SWEEPS}: {name}: {settings}: {str(error).removeprefix(f'{PARAMETERS}: ')}") from error
+    return every_combination
 
 
 def applied(combination: Combination, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,9 +78,9 @@ def applied(combination: Combination, parameters: Mapping[str, Any]) -> dict[str
 
 
 def _has(parameters: Mapping[str, Any], key: Any) -> bool:
-    found: Any = parameters
+    value: Any = parameters
     for part in str(key).split("."):
-        if not isinstance(found, dict) or part not in found:
+        if not isinstance(value, dict) or part not in value:
             return False
-        found = found[part]
+        value = value[part]
     return True

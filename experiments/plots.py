@@ -1,12 +1,12 @@
-"""Write a page template with which DVC's plots are drawn without a network.
+"""Write a page template that draws DVC's plots without a network.
 
     make plots BASE=main          (python -m experiments.plots)
 
-DVC's own page loads Vega from a content delivery network, and stays empty where there is none. This template holds
-Vega, Vega-Lite and vega-embed, as the package vl-convert-python brings them.
+DVC's own page loads Vega from a content delivery network, and is empty without a connection. This template contains
+Vega, Vega-Lite and vega-embed, from the package vl-convert-python.
 
-Out: .dvc/plots/offline.html, for `dvc plots show` and `dvc plots diff`, once as `--html-template
-     .dvc/plots/offline.html`, or always after `dvc config --local plots.html_template plots/offline.html`.
+Out: .dvc/plots/offline.html, for `dvc plots show` and `dvc plots diff`: once with `--html-template
+     .dvc/plots/offline.html`, always after `dvc config --local plots.html_template plots/offline.html`.
 """
 
 from stages.lib.core.process import run
@@ -19,11 +19,11 @@ from stages.lib.core.errors import UserError
 from stages.lib.core.files import write_text
 
 TEMPLATE = Path(".dvc/plots/offline.html")
-# DVC's page calls this for each plot, with an empty specification for a file without rows, such as reports/classes.csv
-# of a regression. Vega's editor, in the menu of each plot, would need a network.
+# DVC's page calls this for each plot. A file without rows, such as a regression's reports/classes.csv, has an empty
+# specification. The Vega editor in the menu of each plot would need a network.
 VEGA_EMBED = """
-window.vegaEmbed = (place, spec) => {
-  if (spec.$schema) vegaEmbed(place, spec, {actions: {editor: false}});
+window.vegaEmbed = (element, spec) => {
+  if (spec.$schema) vegaEmbed(element, spec, {actions: {editor: false}});
 };
 """
 
@@ -32,7 +32,7 @@ def main() -> None:
     try:
         from vl_convert import javascript_bundle
     except ImportError as error:
-        raise UserError("vl-convert-python: not installed; pip install vl-convert-python") from error
+        raise UserError("vl-convert-python is not installed; run `pip install vl-convert-python`") from error
     head = (
         f"<script>{javascript_bundle(VEGA_EMBED)}</script>\n    <style>.vega-embed {{ vertical-align: top; }}</style>"
     )

@@ -1,19 +1,19 @@
-"""What a change does to the results: a report of two revisions, for a pull request.
+"""Report what a change does to the results, compared with a base revision, for a pull request.
 
     make report BASE=main          (python -m experiments.report main)
 
-In:  params.yaml, dvc.lock and reports/ of the working tree, and the same files of the base out of git. No data, no DVC
-     cache, no remote: it works in a fresh clone.
-Out: report.md, also printed: Markdown, with its pictures as text that GitHub draws (Mermaid), so that one file is all.
+In:  params.yaml, dvc.lock and reports/ in the working tree, and the same files of the base in git. No data, cache or
+     remote: it works in a fresh clone.
+Out: report.md, also printed: Markdown, with its charts as text that GitHub draws (Mermaid), so that one file is enough.
 """
 
 from stages.lib.core.process import run
 
 import io
 import json
-import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,32 +26,34 @@ from commands.lib.command_line import documented
 from commands.lib.markdown import row, table_of
 from experiments.comparison import paired, paired_errors
 from experiments.figures import flat
-from experiments.status import CARD, card_of_other_results, shortened_list, stale
+from experiments.shell import file_at, output
+from experiments.status import card_is_outdated, changed_files, shortened_list, stale
+from experiments.tracked import CARD, CURVES, LOCK, METRICS, PREDICTIONS, SUMMARY
 from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import write_text
+from stages.lib.core.parameters import PARAMETERS
 
 REPORT = Path("report.md")
-METRICS, SUMMARY = "reports/metrics.json", "reports/train.json"
-CURVES, PREDICTIONS = "reports/train.csv", "reports/predictions.csv"
-WRITTEN_BY_HAND = {"params.yaml", "dvc.lock"}  # or by a merge
-MOST_CLASSES = 20  # of which whole confusion matrices are shown
+EDITED_BY_HAND = (str(PARAMETERS), LOCK)  # or by a merge; a run writes the other files
+MAX_CLASSES = 20  # for whole confusion matrices
 
 
 @dataclass(frozen=True)
-class Results:
-    """What one revision says of itself."""
+class Revision:
+    """The parameters and results of a commit, or of the working tree."""
 
     name: str
+    commit: str | None  # None: the working tree
     parameters: dict[str, Any]
     lock: dict[str, Any]  # stage -> its entry in dvc.lock
     metrics: dict[str, float]
-    processor: str | None  # the kind that they were made on
+    processor: str | None  # the kind of processor that trained the model
     curves: pd.DataFrame  # a row per epoch
     predictions: pd.DataFrame  # a row per test image (and quantity): index, actual, predicted, ...
 
     @property
-    def of_a_regression(self) -> bool:
-        """Whether numbers were predicted, not classes."""
+    def is_regression(self) -> bool:
+        """Whether the predictions are numbers, not classes."""
         return "residual" in self.predictions
 
 
@@ -59,14 +61,14 @@ def main() -> None:
     parser = documented("experiments.report", __doc__)
     parser.add_argument("revision", help="what to compare the working tree with")
     name = parser.parse_args().revision
-    commit = resolved(name)
+    commit = resolve(name)
     name = name if not commit.startswith(name) else commit[:9]
-    base, this = results(commit, name), results(None, "this")
+    base, this = read_revision(name, commit), read_revision("this", None)
     if this is None:
-        raise UserError(f"{METRICS} is not there, so there are no results yet; run `make repro`")
-    parts = [f"## Against `{name}`", *(alone(name, this) if base is None else compared(base, this))]
-    if card_of_other_results():
-        parts.append(f"`{CARD}` tells of other results. `make card` writes it anew, if this one is to be passed on.")
+        raise UserError(f"no results yet: {METRICS} is missing; run `make repro`")
+    parts = [f"## Compared with `{name}`", *(first_report(name, this) if base is None else comparison(base, this))]
+    if card_is_outdated():
+        parts.append(f"`{CARD}` describes other results; `make card` updates it.")
     text = "\n\n".join(filter(None, parts)) + "\n"
     write_text(REPORT, text)
     print(text, end="", flush=True)
@@ -76,48 +78,50 @@ def main() -> None:
 # --- Reading two revisions ---
 
 
-def resolved(revision: str) -> str:
-    """The commit of a revision, or of the branch of that name at `origin`: a fresh clone has but one branch of its own.
+def resolve(revision: str) -> str:
+    """Return the commit of a revision, or of the branch `origin/REVISION`: a fresh clone has one local branch only.
 
     Raises:
         UserError: git knows neither.
     """
     for candidate in (revision, f"origin/{revision}"):
-        found = git("rev-parse", "--verify", "--quiet", f"{candidate}^{{commit}}")
-        if found.returncode == 0:
-            return found.stdout.decode().strip()
+        with suppress(UserError):
+            return output("git", "rev-parse", "--verify", "--quiet", f"{candidate}^{{commit}}").strip()
     raise UserError(
-        f"`{revision}` is no revision that git knows here; `git fetch origin {revision}` may bring it, "
+        f"git does not know the revision `{revision}`; `git fetch origin {revision}` may fetch it, "
         "and `git fetch --unshallow` the history of a shallow clone"
     )
 
 
-def results(commit: str | None, name: str) -> Results | None:
-    """The results of a commit, or of the working tree where it is None; None where there are none yet.
+def read_revision(name: str, commit: str | None) -> Revision | None:
+    """Read a commit, or the working tree if `commit` is None; return None if it has no results yet.
 
     Raises:
-        UserError: a file is missing beside others, or damaged.
+        UserError: a file is missing or damaged.
     """
     parsed: dict[str, Any] = {}
+    place = "the working tree" if commit is None else f"`{name}`"
     for path, parse in PARSERS.items():
         try:
-            parsed[path] = parse(
-                Path(path).read_text(encoding="utf-8") if commit is None else shown_by_git(commit, path)
-            )
+            parsed[path] = parse(Path(path).read_text(encoding="utf-8") if commit is None else file_at(commit, path))
         except FileNotFoundError as error:
             if path == METRICS:
                 return None
             remedy = "run `make repro`" if commit is None else "run `make repro` there, commit dvc.lock and reports/"
-            raise UserError(f"{path} of `{name}` is not there; {remedy}") from error
+            raise UserError(f"{path} is missing in {place}; {remedy}") from error
         except (ValueError, YAMLFileCorruptedError) as error:
-            ours = f"resolve what is in it, or `git checkout {path}`" if path in WRITTEN_BY_HAND else "run `make repro`"
-            remedy = ours if commit is None else "put it right there"
-            raise UserError(f"{path} of `{name}` is damaged ({reason(error)}); {remedy}") from error
+            remedy = "run `make repro`"
+            if commit is not None:
+                remedy = "fix it there"
+            elif path in EDITED_BY_HAND:
+                remedy = f"resolve its conflicts, or `git checkout {path}`"
+            raise UserError(f"{path} is damaged in {place} ({reason(error)}); {remedy}") from error
     figures = flat({**parsed[METRICS], **parsed[SUMMARY]})
-    return Results(
+    return Revision(
         name=name,
-        parameters=parsed["params.yaml"],
-        lock=parsed["dvc.lock"].get("stages", {}),
+        commit=commit,
+        parameters=parsed[str(PARAMETERS)],
+        lock=parsed[LOCK].get("stages", {}),
         metrics={name: value for name, value in figures.items() if not isinstance(value, str)},
         processor=figures.get("processor"),
         curves=parsed[CURVES],
@@ -125,68 +129,53 @@ def results(commit: str | None, name: str) -> Results | None:
     )
 
 
-def table(text: str) -> pd.DataFrame:
-    """A CSV whose class and file names stay text, even if they are numbers or `NA`."""
+def parse_table(text: str) -> pd.DataFrame:
+    """Parse a CSV; class and file names stay text, even if they are numbers or `NA`."""
     return pd.read_csv(
         io.StringIO(text), dtype=dict.fromkeys(("file", "actual", "predicted"), str), keep_default_na=False
     )
 
 
-def mapping(text: str) -> dict[str, Any]:
-    """A YAML file as DVC reads it: `1e-5` is a number."""
+def parse_mapping(text: str) -> dict[str, Any]:
+    """Parse a YAML file as DVC does: `1e-5` is a number."""
     values = parse_yaml(text, "")
     if not isinstance(values, dict):
-        raise ValueError("no mapping")
+        raise ValueError("not a mapping")
     return values
 
 
 PARSERS: dict[str, Callable[[str], Any]] = {
     METRICS: json.loads,
-    "params.yaml": mapping,
-    "dvc.lock": mapping,
+    str(PARAMETERS): parse_mapping,
+    LOCK: parse_mapping,
     SUMMARY: json.loads,
-    CURVES: table,
-    PREDICTIONS: table,
+    CURVES: parse_table,
+    PREDICTIONS: parse_table,
 }
-
-
-def shown_by_git(commit: str, path: str) -> str:
-    """A file of a commit.
-
-    Raises:
-        FileNotFoundError: the commit has none of that name.
-    """
-    shown = git("show", f"{commit}:{path}")
-    if shown.returncode:
-        raise FileNotFoundError(path)
-    return shown.stdout.decode()
-
-
-def git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Run git, whether it succeeds or not."""
-    return subprocess.run(["git", *arguments], capture_output=True, check=False)
 
 
 # --- The parts of the report ---
 
 
-def compared(base: Results, this: Results) -> list[str]:
-    """All of them, where both sides have results."""
+def comparison(base: Revision, this: Revision) -> list[str]:
+    """Compare two revisions that both have results."""
     parts = [
         out_of_date(),
         other_processor(base, this),
-        verdict(base, this),
+        significance(base, this),
         changed_parameters(base, this),
+        changed_code(base, this),
+        changed_stages(base, this),
         metrics(base, this),
         curves(base, this),
     ]
-    if this.of_a_regression or not same_images(base, this):
+    if this.is_regression or not same_images(base, this):
         return parts
-    return [*parts, confusion(base, this), per_class(base, this)]
+    return [*parts, confusion(base, this), recall_by_class(base, this)]
 
 
-def alone(name: str, this: Results) -> list[str]:
-    """What can be said where the base has no results yet."""
+def first_report(name: str, this: Revision) -> list[str]:
+    """Describe the results where the base has none."""
     return [
         out_of_date(),
         f"**`{name}` has no results yet**, so there is nothing to compare with. These are the first:",
@@ -196,107 +185,112 @@ def alone(name: str, this: Results) -> list[str]:
 
 
 def out_of_date() -> str:
-    """A warning, where the results are not of the code and the parameters that stand beside them."""
+    """Warn if the results do not belong to the code and parameters in the working tree."""
     if not (changed := stale()):
         return ""
     return (
-        f"> **Out of date:** what follows was measured before the last change of {shortened_list(changed)}. "
+        f"> **Out of date:** these results were measured before the last change of {shortened_list(changed)}. "
         "Run `make repro`, and commit dvc.lock and reports/."
     )
 
 
-def other_processor(base: Results, this: Results) -> str:
-    """A warning, where the two sides were made on different kinds of processors."""
+def other_processor(base: Revision, this: Revision) -> str:
+    """Warn if the two models were trained on different kinds of processors."""
     if base.processor == this.processor or None in (base.processor, this.processor):
         return ""
     return (
-        f"> **Other processor:** `{base.name}` was made on {base.processor}, this on {this.processor}. They round the "
-        "last bits differently, which moves the figures as another `seed` does, whatever else was changed."
+        f"> **Different processors:** the results of `{base.name}` are from {base.processor}, these from "
+        f"{this.processor}. They round the last bits differently, which changes the results as another `seed` would, "
+        "whatever else was changed."
     )
 
 
-def same_images(base: Results, this: Results) -> bool:
-    """Whether both sides were tested on the same rows of the same data set."""
+def same_images(base: Revision, this: Revision) -> bool:
+    """Return whether both models were tested on the same rows of the same data set."""
     rows = ["index", "actual"]
     same_rows = base.predictions[rows].equals(this.predictions[rows])
     return same_rows and base.parameters.get("dataset") == this.parameters.get("dataset")
 
 
-def verdict(base: Results, this: Results) -> str:
-    """Whether the difference in accuracy is real, in a sentence; and on what it stands."""
+def significance(base: Revision, this: Revision) -> str:
+    """State whether the difference in accuracy, or in each mean absolute error, is significant."""
     if not same_images(base, this):
         return "**Not comparable:** the two sides were tested on different images."
-    if this.of_a_regression:
-        return "\n\n".join(verdict_of_errors(base, this, name) for name in this.predictions["quantity"].unique())
+    if this.is_regression:
+        return "\n\n".join(significance_of_errors(base, this, name) for name in this.predictions["quantity"].unique())
     base_correct, this_correct = (
         (side.predictions["actual"] == side.predictions["predicted"]).to_numpy() for side in (base, this)
     )
-    comparison = paired(base_correct, this_correct)
+    test = paired(base_correct, this_correct)
     return (
-        f"**Accuracy {base_correct.mean():.2%} → {this_correct.mean():.2%}. {comparison}.**\n\n"
-        f"`{base.name}` alone is right on {comparison.only_base:,}, this alone on {comparison.only_this:,} of the same "
-        f"{comparison.rows:,} test images (McNemar's exact test: p = {comparison.p_value:.2g})."
+        f"**Accuracy {base_correct.mean():.2%} → {this_correct.mean():.2%}. {test}.**\n\n"
+        f"Of the same {test.rows:,} test images, only `{base.name}` is right on {test.only_base:,} and only this on "
+        f"{test.only_this:,} (McNemar's exact test: p = {test.p_value:.2g})."
     )
 
 
-def verdict_of_errors(base: Results, this: Results, quantity: str) -> str:
-    """The same of a regression's mean absolute error."""
+def significance_of_errors(base: Revision, this: Revision, quantity: str) -> str:
+    """State whether the difference in the mean absolute error of one quantity is significant."""
     before, after = (
         side.predictions.loc[side.predictions["quantity"] == quantity, "residual"].astype(float).abs().to_numpy()
         for side in (base, this)
     )
-    comparison = paired_errors(before, after)
+    test = paired_errors(before, after)
     return (
-        f"**Mean absolute error of {quantity} {before.mean():.4g} → {after.mean():.4g}. {comparison}.**\n\n"
-        f"On {(after < before).sum():,} of the same {comparison.rows:,} test images it is smaller than that of "
-        f"`{base.name}`, on {(after > before).sum():,} larger "
-        f"(Wilcoxon's signed-rank test: p = {comparison.p_value:.2g})."
+        f"**Mean absolute error of {quantity} {before.mean():.4g} → {after.mean():.4g}. {test}.**\n\n"
+        f"Of the same {test.rows:,} test images, the error is smaller than that of `{base.name}` on "
+        f"{(after < before).sum():,} and larger on {(after > before).sum():,} "
+        f"(Wilcoxon's signed-rank test: p = {test.p_value:.2g})."
     )
 
 
-def changed_parameters(base: Results, this: Results) -> str:
-    """What was changed, and which stages that reran."""
-    stages = [stage for stage in this.lock if stage != "check"]  # which runs after every change of params.yaml
-    owner = {key: stage for side in (base, this) for stage in side.lock for key in recorded(side, stage)}
+def stages_of(side: Revision) -> list[str]:
+    """List the stages but for `check`, which reruns after every change of params.yaml."""
+    return [stage for stage in side.lock if stage != "check"]
+
+
+def changed_parameters(base: Revision, this: Revision) -> str:
+    """Tabulate the changed parameters and the stages that each of them reruns."""
+    stages = stages_of(this)
+    owners = {
+        key: stage
+        for side in (base, this)
+        for stage, entry in side.lock.items()
+        for key in entry.get("params", {}).get(str(PARAMETERS), {})
+    }
+    base_values, values = flat(base.parameters), flat(this.parameters)
     lines = []
-    parameters = [flat(side.parameters) for side in (base, this)]
-    for key in {**parameters[0], **parameters[1]}:
-        before, after = (side.get(key, "-") for side in parameters)
+    for key in {**base_values, **values}:
+        before, after = base_values.get(key, "-"), values.get(key, "-")
         if before != after:
-            stage = owner.get(key.split(".")[0])  # dvc.yaml lists the whole of a mapping
-            rerun = stages[stages.index(stage) :] if stage in stages else ["?"]
-            lines.append(row(f"`{key}`", shown(before), shown(after), ", ".join(rerun)))
-    reran = [stage for stage in stages if this.lock[stage] != base.lock.get(stage)]
-    edited = sorted({path for stage in reran for path in changed_code(base, this, stage)})
-    return "\n\n".join(
-        filter(
-            None,
-            [
-                table_of(["parameter", f"`{base.name}`", "this", "reruns"], lines)
-                if lines
-                else "No parameter changed.",
-                f"Changed code: {', '.join(f'`{path}`' for path in edited)}." if edited else "",
-                f"Stages with other inputs or outputs: {', '.join(reran) or 'none'}.",
-            ],
+            owner = owners.get(key.split(".")[0])  # dvc.yaml lists a mapping as a whole
+            reruns = stages[stages.index(owner) :] if owner in stages else ["?"]
+            lines.append(row(f"`{key}`", as_code(before), as_code(after), ", ".join(reruns)))
+    return table_of(["parameter", f"`{base.name}`", "this", "reruns"], lines) if lines else "No parameter changed."
+
+
+def changed_code(base: Revision, this: Revision) -> str:
+    """List the changed files of the scripts and packages for which dvc.lock records another md5."""
+    assert base.commit is not None
+    paths = set()
+    for stage in stages_of(this):
+        before, after = (
+            {dep["path"]: dep.get("md5") for dep in side.lock.get(stage, {}).get("deps", [])} for side in (base, this)
         )
-    )
+        paths |= {path for path in {**before, **after} if before.get(path) != after.get(path)}
+    code = [path for path in paths if path.startswith("stages/")]
+    files = sorted({file for path in code for file in changed_files(base.commit, path)})
+    return f"Changed code: {', '.join(f'`{file}`' for file in files)}." if files else ""
 
 
-def recorded(side: Results, stage: str) -> dict[str, Any]:
-    """The parameters in a stage's entry of dvc.lock."""
-    return dict(side.lock[stage].get("params", {}).get("params.yaml", {}))
+def changed_stages(base: Revision, this: Revision) -> str:
+    """List the stages that reran."""
+    changed = [stage for stage in stages_of(this) if this.lock[stage] != base.lock.get(stage)]
+    return f"Stages whose inputs or outputs changed: {', '.join(changed) or 'none'}."
 
 
-def changed_code(base: Results, this: Results, stage: str) -> set[str]:
-    """The modules of a stage that differ, by their md5 in dvc.lock."""
-    before, after = (
-        {dep["path"]: dep.get("md5") for dep in side.lock.get(stage, {}).get("deps", [])} for side in (base, this)
-    )
-    return {path for path in {**before, **after} if path.endswith(".py") and before.get(path) != after.get(path)}
-
-
-def metrics(*sides: Results) -> str:
-    """Every figure; of two sides, before and after."""
+def metrics(*sides: Revision) -> str:
+    """Tabulate every metric; of two sides, also the change."""
     lines = []
     for name in {name: None for side in sides for name in side.metrics}:
         values = [side.metrics.get(name) for side in sides]
@@ -308,12 +302,12 @@ def metrics(*sides: Results) -> str:
 
 
 def difference(before: float | None, after: float | None) -> str:
-    """What a figure gained; empty where it is equal or new."""
+    """Format the change of a metric; empty if it is equal or missing on one side."""
     return "" if before is None or after is None or before == after else f"{after - before:+.4g}"
 
 
-def curves(*sides: Results) -> str:
-    """Loss on the validation rows, epoch by epoch, of all sides in one picture: the last one red."""
+def curves(*sides: Revision) -> str:
+    """Draw the validation loss by epoch, all sides in one chart, the last one in red."""
     lines = "\n".join(f"    line [{', '.join(f'{value:.4f}' for value in side.curves['val_loss'])}]" for side in sides)
     epochs = max(len(side.curves) for side in sides)
     title = ": {} grey, {} red".format(*(side.name for side in sides)) if len(sides) == 2 else ""
@@ -322,54 +316,53 @@ def curves(*sides: Results) -> str:
         "---\nconfig:\n  themeVariables:\n    xyChart:\n"
         f'      plotColorPalette: "{"#8c8c8c, " * (len(sides) - 1)}#d62728"\n---\n'
         "xychart-beta\n"
-        f'    title "Loss on val by epoch{title}"\n'
+        f'    title "Validation loss by epoch{title}"\n'
         f"    x-axis [{', '.join(str(epoch + 1) for epoch in range(epochs))}]\n"
         f'    y-axis "loss"\n{lines}\n```'
     )
 
 
-def classes(*sides: Results) -> list[str]:
-    """The names of all classes, numbers in their order."""
+def class_names(*sides: Revision) -> list[str]:
+    """Sort the names of all classes, numbers by their value."""
     names = {name for side in sides for column in ("actual", "predicted") for name in side.predictions[column]}
     return sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
 
 
-def confusion(base: Results, this: Results) -> str:
-    """The confusion matrices side by side, or, of many classes, the pairs that changed most."""
-    names = classes(base, this)
+def confusion(base: Revision, this: Revision) -> str:
+    """Show the confusion matrices side by side; of many classes, the confusions that changed most."""
+    names = class_names(base, this)
     counts = [
         pd.crosstab(side.predictions["actual"], side.predictions["predicted"])
         .reindex(index=names, columns=names, fill_value=0)
         .to_numpy()
         for side in (base, this)
     ]
-    if len(names) > MOST_CLASSES:
+    if len(names) > MAX_CLASSES:
         change = counts[1] - counts[0]
         np.fill_diagonal(change, 0)
         lines = []
-        for flat in np.argsort(-np.abs(change), axis=None, kind="stable")[:10]:
-            place = np.unravel_index(flat, change.shape)
-            cells = [names[number] for number in place] + [side[place] for side in counts] + [f"{change[place]:+d}"]
-            lines.append(row(*cells))
+        for index in np.argsort(-np.abs(change), axis=None, kind="stable")[:10]:
+            cell = np.unravel_index(index, change.shape)
+            lines.append(row(*(names[n] for n in cell), *(matrix[cell] for matrix in counts), f"{change[cell]:+d}"))
         head = ["actual", "predicted", f"`{base.name}`", "this", "change"]
         return "### Confusions that changed most\n\n" + table_of(head, lines)
-    sides = []
-    for name, matrix in zip((f"`{base.name}`", "this"), counts, strict=True):
-        lines = [
-            row(f"**{names[actual]}**", *(f"**{n}**" if said == actual else n or "" for said, n in enumerate(line)))
-            for actual, line in enumerate(matrix.tolist())
-        ]
-        sides.append(f"<td>\n\n{name}\n\n{table_of(['actual', *names], lines)}\n\n</td>")
-    return "### Confusion\n\n<table><tr>" + "".join(sides) + "</tr></table>"
+    tables = []
+    for title, matrix in zip((f"`{base.name}`", "this"), counts, strict=True):
+        lines = []
+        for actual, line in enumerate(matrix.tolist()):
+            cells = [f"**{n}**" if predicted == actual else n or "" for predicted, n in enumerate(line)]
+            lines.append(row(f"**{names[actual]}**", *cells))
+        tables.append(f"<td>\n\n{title}\n\n{table_of(['actual', *names], lines)}\n\n</td>")
+    return "### Confusion\n\n<table><tr>" + "".join(tables) + "</tr></table>"
 
 
-def per_class(base: Results, this: Results) -> str:
-    """How much of each class was found: recall, before and after."""
+def recall_by_class(base: Revision, this: Revision) -> str:
+    """Tabulate the recall of each class, before and after."""
     images = this.predictions["actual"].value_counts()
-    names = [name for name in classes(base, this) if name in images]
-    before, after = (found(side).reindex(names) for side in (base, this))
+    names = [name for name in class_names(base, this) if name in images]
+    before, after = (recall(side).reindex(names) for side in (base, this))
     change = after - before
-    if len(names) > MOST_CLASSES:
+    if len(names) > MAX_CLASSES:
         names = list(change.abs().sort_values(ascending=False, kind="stable").index[:10])
     lines = [
         row(name, images[name], f"{before[name]:.1%}", f"{after[name]:.1%}", points(change[name])) for name in names
@@ -377,27 +370,27 @@ def per_class(base: Results, this: Results) -> str:
     return "### Recall by class\n\n" + table_of(["class", "images", f"`{base.name}`", "this", "points"], lines)
 
 
-def found(side: Results) -> "pd.Series[float]":
-    """Recall: the share of each class that was found."""
-    right = side.predictions["actual"] == side.predictions["predicted"]
-    return right.astype(float).groupby(side.predictions["actual"]).mean()
+def recall(side: Revision) -> "pd.Series[float]":
+    """Compute the recall of each class: the share of its images that are predicted as it."""
+    correct = side.predictions["actual"] == side.predictions["predicted"]
+    return correct.astype(float).groupby(side.predictions["actual"]).mean()
 
 
 # --- Markdown ---
 
 
-def shown(value: object) -> str:
-    """A value as params.yaml would have it."""
+def as_code(value: object) -> str:
+    """Format a value as in params.yaml."""
     return f"`{json.dumps(value) if not isinstance(value, str) else value}`"
 
 
 def figure(value: float | None) -> str:
-    """A metric to five significant digits."""
+    """Format a metric with five significant digits."""
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
 
 
 def points(change: float) -> str:
-    """A difference of shares in percentage points."""
+    """Format a difference of shares in percentage points."""
     return f"{change * 100:+.1f}" if change else ""
 
 

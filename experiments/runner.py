@@ -1,4 +1,4 @@
-"""Running experiments, several at a time, each in a clone of this folder."""
+"""Run experiments, several at a time, each in a clone of this folder."""
 
 from stages.lib.core.process import defer_signals
 
@@ -18,23 +18,25 @@ from pathlib import Path
 from experiments.clone import Snapshot, clone
 from experiments.grid import Combination, applied
 from experiments.layout import assignments
-from experiments.results import TEST, TRAINING, differing, output, scores_of
+from experiments.results import differing, scores_of
+from experiments.shell import output
+from experiments.tracked import METRICS, SUMMARY
 from stages.lib.core.errors import UserError
 from stages.lib.core.files import STATE
 from stages.lib.core.parameters import PARAMETERS, read
 
 FOLDER = STATE / "sweep"
 CLONES = "clones-"
-SECONDS_TO_END = 10  # for an interrupted run to clean up
-SECONDS_BETWEEN_LOOKS = 0.05  # at whether a run has ended
+GRACE_PERIOD = 10  # seconds that an interrupted run has to clean up
+POLL_INTERVAL = 0.05  # seconds
 STAGE_ERROR = re.compile(r"^\w+: error: .+", re.MULTILINE)
 DVC_ERROR = re.compile(r"^ERROR: .+", re.MULTILINE)
-NAME = re.compile(r"^Ran experiment\(s\): (.+)$", re.MULTILINE)  # what `dvc exp run` prints after a success
+NAME = re.compile(r"^Ran experiment\(s\): (.+)$", re.MULTILINE)  # `dvc exp run` prints it after a success
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment that has succeeded."""
+    """A successful experiment."""
 
     name: str
     scores: Mapping[str, float]
@@ -42,32 +44,32 @@ class Experiment:
 
 @dataclass(frozen=True)
 class _Run:
-    """An experiment that is being run."""
+    """A running experiment."""
 
     number: int
     clone: Path
     log: Path
     process: subprocess.Popen[bytes]
-    start: float  # monotonic seconds
+    start: float  # seconds, monotonic
 
 
 def run_all(
     name: str, waiting: Mapping[int, Combination], parameters: Mapping[str, object], base: Snapshot, jobs: int
 ) -> Generator[tuple[int, float, Experiment | UserError], None, None]:
-    """Run combinations, `jobs` at a time; as each ends, yield its number, its seconds and what came of it.
+    """Run combinations, `jobs` at a time; as each ends, yield its number, its seconds and its experiment or error.
 
-    Closing the generator ends the runs that are under way. Those that have ended stay.
+    Closing the generator ends the running experiments and keeps the finished ones.
 
     Args:
-        name: begins the names of the logs.
-        waiting: by number.
-        parameters: which the combinations change.
-        base: what the experiments start from.
+        name: prefix of the names of the logs.
+        waiting: combinations by number.
+        parameters: the values that the combinations override.
+        base: the code and the files that the experiments start from.
         jobs: at least 1.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for left_by_a_killed_sweep in FOLDER.glob(f"{CLONES}*"):
-        shutil.rmtree(left_by_a_killed_sweep, ignore_errors=True)
+    for clones_of_killed_sweep in FOLDER.glob(f"{CLONES}*"):
+        shutil.rmtree(clones_of_killed_sweep, ignore_errors=True)
     log_name = re.sub(r"[^\w.-]", "_", name)
     todo = list(waiting.items())
     running: list[_Run] = []
@@ -81,7 +83,7 @@ def run_all(
                     log = FOLDER / f"{log_name}-{number}.log"
                     with defer_signals():
                         running.append(_Run(number, folder, log, _start(combination, folder, log), time.monotonic()))
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(POLL_INTERVAL)
                 for each in [each for each in running if each.process.poll() is not None]:
                     running.remove(each)
                     seconds = time.monotonic() - each.start
@@ -99,7 +101,7 @@ def _start(combination: Combination, folder: Path, log: Path) -> subprocess.Pope
         return subprocess.Popen(
             ["dvc", "exp", "run", *settings],
             cwd=folder,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},  # the log grows as the run does
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},  # so that the log is current
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -108,7 +110,7 @@ def _start(combination: Combination, folder: Path, log: Path) -> subprocess.Pope
 
 
 def _outcome(ended: _Run, wanted: Mapping[str, object], base: Snapshot) -> Experiment | UserError:
-    """Fetch the experiment from its clone, or find in its log why there is none."""
+    """Fetch the experiment from its clone, or return the error in its log."""
     text = ended.log.read_text(encoding="utf-8", errors="replace")
     names = NAME.findall(text)
     if ended.process.returncode or not names:
@@ -116,31 +118,31 @@ def _outcome(ended: _Run, wanted: Mapping[str, object], base: Snapshot) -> Exper
         return UserError(f"{errors[0]}; log: {ended.log}")
     try:
         if other := differing(read(ended.clone / PARAMETERS), wanted):
-            raise UserError(f"DVC set other values, {' '.join(assignments(other))}")
+            raise UserError(f"DVC set other values: {' '.join(assignments(other))}")
         ref = f"{base.refs}/{names[-1]}"
         output("git", "fetch", "--quiet", str(ended.clone), f"{ref}:{ref}")
     except UserError as error:
         return UserError(f"{error}; log: {ended.log}")
-    training, test = (json.loads((ended.clone / path).read_text(encoding="utf-8")) for path in (TRAINING, TEST))
-    return Experiment(names[-1], scores_of(training, test))
+    summary, metrics = (json.loads((ended.clone / path).read_text(encoding="utf-8")) for path in (SUMMARY, METRICS))
+    return Experiment(names[-1], scores_of(summary, metrics))
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End processes with all that they have started, and wait until they are gone."""
+    """Terminate the process groups, and wait until they have ended."""
     for process in processes:
         _signal_group(process, signal.SIGTERM)
-    deadline = time.monotonic() + SECONDS_TO_END
+    deadline = time.monotonic() + GRACE_PERIOD
     for process in processes:
         while _signal_group(process, 0):
-            process.poll()  # without which it would stay as a zombie
+            process.poll()  # reap the zombie
             if time.monotonic() > deadline:
                 _signal_group(process, signal.SIGKILL)
                 break
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(POLL_INTERVAL)
 
 
 def _signal_group(leader: subprocess.Popen[bytes], number: int) -> bool:
-    """Send a signal to a process group; whether it has any member."""
+    """Send a signal to a process group, and return whether it has any process left."""
     with suppress(ProcessLookupError):
         os.killpg(leader.pid, number)
         return True

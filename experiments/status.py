@@ -1,78 +1,115 @@
-"""Whether the results in the working tree are of the code and the parameters beside them, without running anything.
+"""Check whether the results in the working tree belong to its code and parameters, without running anything.
 
-`dvc status` compares dvc.lock with what is there. Data and models are left out: they may never have been fetched into
-this clone, or be those of another branch, and their hashes stand in dvc.lock. That these fit each other is looked up
-there.
+`dvc status` compares dvc.lock with the files. Data and models are left out: this clone may never have fetched them, or
+has those of another branch. Their md5s are in dvc.lock, where each stage's inputs have to match the outputs that the
+stages before it wrote.
 """
 
+import hashlib
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dvc.utils.serialize import parse_yaml
 
-from stages.lib.core.errors import UserError
+from experiments.shell import output
+from experiments.tracked import CARD, LOCK, Stages, md5s, not_rerun, output_md5s, stages_in
 
-LOCK = Path("dvc.lock")
-CARD = Path("reports/model_card.md")
-TOLD_OF = re.compile(r"^\| `(.+)` \| `([0-9a-f]{32})` \|$", re.MULTILINE)  # a file and its md5, in the card
-MOST_NAMED = 5
-NOT_FETCHED = ("deleted", "not in cache")  # in the words of `dvc status`
+CARD_ENTRY = re.compile(r"^\| `(.+)` \| `([0-9a-f]{32})` \|$", re.MULTILINE)  # a file and its md5, in the model card
+MOST_LISTED = 5
+NOT_FETCHED = ("deleted", "not in cache")  # as `dvc status` calls it
 
 
 def stale() -> list[str]:
-    """What has changed since the results were made, such as `train: lr`; empty where they are up to date.
+    """List what has changed since the results were made, such as `train: lr`.
 
     Raises:
-        UserError: DVC cannot read its files, in its own words.
+        UserError: DVC cannot read its files; with its own message.
     """
-    done = subprocess.run(["dvc", "status", "--json"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"dvc status: {done.stderr or done.stdout}")
-    stages = (parse_yaml(LOCK.read_text(encoding="utf-8"), "") or {}).get("stages", {}) if LOCK.exists() else {}
-    made = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
-    in_git = subprocess.run(["git", "ls-files", "--", *made], capture_output=True, text=True, check=True).stdout
-    data = tuple(f"{path}/" for path in made.keys() - set(in_git.splitlines()))
-    recorded = {dep["path"]: dep.get("md5") for stage in stages.values() for dep in stage.get("deps", [])}
-    changed = [
-        f"{stage}: {path}"
-        for stage, entry in json.loads(done.stdout).items()
-        for path, how in _changes(entry)
-        if not f"{path}/".startswith(data)
-        and path != "params.yaml"  # of stage check; other stages name their keys
-        and not (how in NOT_FETCHED and _added(path) == recorded.get(path, ""))
-    ]
-    # A stage that was not run again after the one before it.
-    unfit = [
-        f"{name}: {dep['path']}"
-        for name, stage in stages.items()
-        for dep in stage.get("deps", [])
-        if dep["path"] in made and made[dep["path"]] != dep.get("md5")
-    ]
-    return changed + unfit
+    status = json.loads(output("dvc", "status", "--json"))
+    stages = _recorded_stages()
+    outputs = output_md5s(stages)
+    data = outputs.keys() - set(output("git", "ls-files", "--", *outputs).splitlines())
+    below_data = tuple(f"{path}/" for path in data)
+    recorded = {(stage, path): md5 for stage, path, md5 in md5s(stages, "deps")}
+    changed = []
+    for stage, entry in status.items():
+        for name, how in _changes(entry):
+            md5 = recorded.get((stage, name), "")
+            if name == "params.yaml" or f"{name}/".startswith(below_data):
+                continue  # `check` depends on the whole of params.yaml; the other stages name the keys that changed
+            if how in NOT_FETCHED and _md5_of_source(name) == md5:
+                continue
+            is_package = name.startswith("stages/") and md5.endswith(".dir")
+            changed += [f"{stage}: {file}" for file in (changed_modules(name, md5) if is_package else [name])]
+    return changed + not_rerun(stages)
 
 
-def card_of_other_results() -> bool:
-    """Whether the model card tells of files that dvc.lock has with another md5."""
-    if not CARD.exists() or not LOCK.exists():
+def changed_modules(package: str, md5: str) -> list[str]:
+    """List the files of a package that differ from those that DVC recorded.
+
+    Args:
+        package: the folder.
+        md5: what dvc.lock records for it.
+
+    Returns:
+        The package itself if no commit has files of this md5: the results were made with code that was not committed.
+    """
+    for commit in output("git", "log", "--format=%H", "--", package).split():
+        if folder_md5(commit, package) == md5:
+            return changed_files(commit, package)
+    return [package]
+
+
+def changed_files(commit: str, path: str) -> list[str]:
+    """List the files of the working tree below a path that differ from a commit; the path itself if git sees none."""
+    changed = output("git", "diff", "--name-only", "--no-renames", commit, "--", path)
+    added = output("git", "ls-files", "--others", "--exclude-standard", "--", path)
+    return sorted((changed + added).splitlines()) or [path]
+
+
+def folder_md5(commit: str, folder: str) -> str:
+    """Compute the md5 that DVC gives to a folder with the files that a commit has in it."""
+    files = []
+    for line in output("git", "ls-tree", "-r", "-z", commit, f"{folder}/").split("\0")[:-1]:
+        _, _, blob, path = re.split("[ \t]", line, maxsplit=3)
+        files.append({"md5": _blob_md5(blob), "relpath": path.removeprefix(f"{folder}/")})
+    listing = json.dumps(sorted(files, key=lambda file: file["relpath"]), sort_keys=True)
+    return f"{hashlib.md5(listing.encode()).hexdigest()}.dir"
+
+
+def card_is_outdated() -> bool:
+    """Return whether the model card lists files with other md5s than dvc.lock."""
+    if not Path(CARD).exists() or not Path(LOCK).exists():
         return False
-    stages = parse_yaml(LOCK.read_text(encoding="utf-8"), "").get("stages", {})
-    made = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
-    told = dict(TOLD_OF.findall(CARD.read_text(encoding="utf-8")))
-    return any(made.get(path) != md5 for path, md5 in told.items())
+    outputs = output_md5s(_recorded_stages())
+    listed = CARD_ENTRY.findall(Path(CARD).read_text(encoding="utf-8"))
+    return any(outputs.get(path) != md5 for path, md5 in listed)
 
 
-def shortened_list(changed: list[str]) -> str:
-    """The first few of them, in one line."""
-    more = len(changed) - MOST_NAMED
-    return ", ".join(changed[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+def shortened_list(items: Sequence[str]) -> str:
+    """Join the first items in one line, and count the others."""
+    more = len(items) - MOST_LISTED
+    return ", ".join(items[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+@cache
+def _blob_md5(blob: str) -> str:
+    content = subprocess.run(["git", "cat-file", "blob", blob], capture_output=True, check=True).stdout
+    return hashlib.md5(content).hexdigest()
+
+
+def _recorded_stages() -> Stages:
+    path = Path(LOCK)
+    return stages_in(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _changes(entry: list[Any]) -> Iterator[tuple[str, str]]:
-    """What changed in one stage, paths by their name and parameters by theirs, and how."""
+    """Yield the paths and parameters that changed in one stage, and how; for parameters, no how."""
     for change in entry:
         if isinstance(change, str):  # "changed command"
             yield change, ""
@@ -82,10 +119,10 @@ def _changes(entry: list[Any]) -> Iterator[tuple[str, str]]:
                 yield from ((name, "") for name in how) if isinstance(how, dict) else [(path, how)]
 
 
-def _added(path: str) -> str | None:
-    """The md5 of a source that is under DVC by `dvc add`, which a clone has only after `dvc pull`."""
-    beside = Path(f"{path}.dvc")
-    if not beside.exists():
+def _md5_of_source(path: str) -> str | None:
+    """The md5 of a source under `dvc add`, which a clone has only after `dvc pull`."""
+    pointer = Path(f"{path}.dvc")
+    if not pointer.exists():
         return None
-    (out,) = parse_yaml(beside.read_text(encoding="utf-8"), str(beside))["outs"]
+    (out,) = parse_yaml(pointer.read_text(encoding="utf-8"), str(pointer))["outs"]
     return str(out["md5"])

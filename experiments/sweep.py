@@ -1,18 +1,18 @@
-"""A grid of experiments with a name, and the table of what came out of it.
+"""Run a grid of experiments from experiments/sweeps.yaml, and print a table of their scores.
 
     make sweep NAME=learning-rate             (python -m experiments.sweep learning-rate)
     make sweep NAME=learning-rate JOBS=2      two at a time
-    make sweep NAME=learning-rate PART=1/2    half of them, on one of two machines
+    make sweep NAME=learning-rate PART=1/2    half of the grid, on one of two machines
 
 In:  experiments/sweeps.yaml: name -> parameter, or `mapping.key` -> values.
-Out: an experiment of DVC's for every combination, and a table, best first; `dvc exp apply NAME` takes one of them over.
-     .state/sweep/NAME-NUMBER.log has all that a run printed.
-Every combination is checked before the first one runs. The experiments have the changes of the working tree that are
-not committed, as with `dvc exp run`. What an experiment of this commit has run already, with the same code and all the
-same parameters, is not run again. The commit's own setting becomes an experiment, too, so that it has a name; DVC runs
-nothing for it if the commit's results are up to date and in its cache.
-The table is sorted by the score on val: accuracy, of a regression R2. The test split has no say in a choice: it could
-not judge it any more. Settings that differ in `seed` alone share a line, with mean and standard deviation.
+Out: a DVC experiment for every combination, and a table, best first; `dvc exp apply NAME` applies one to this folder.
+     .state/sweep/NAME-NUMBER.log has the output of each run.
+All combinations are checked before the first one runs. As with `dvc exp run`, the experiments include uncommitted
+changes. A combination is not run again if this commit has an experiment with the same code and parameters. The commit's
+own parameters become an experiment too, so that they have a name; DVC runs nothing for them if the commit's results are
+up to date and in its cache.
+The table is sorted by the score on val: accuracy, or R2 for a regression. Choosing by the test score would bias it.
+Combinations that differ only in `seed` share a line, with mean and standard deviation.
 """
 
 from stages.lib.core.process import run
@@ -30,7 +30,7 @@ from commands.lib.command_line import documented, positive
 from experiments.clone import Snapshot, snapshot
 from experiments.grid import Combination, applied, combinations
 from experiments.layout import aligned, as_text, assignments, score_text
-from experiments.results import DONE, SCORES, differing, load, same_code, sees_source
+from experiments.results import DONE, SCORES, differing, load, same_code, tracks_source
 from experiments.runner import Experiment, run_all
 from experiments.status import shortened_list
 from stages.lib.core.errors import UserError
@@ -38,7 +38,7 @@ from stages.lib.core.parameters import PARAMETERS, read
 
 
 def main() -> None:
-    # The runs are in sessions of their own: they would outlive a terminal that is closed.
+    # The runs have their own sessions, so a closed terminal would not end them.
     signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     options = parse()
     parameters = read(PARAMETERS)
@@ -72,63 +72,63 @@ def main() -> None:
                 count = f"{len(chosen) - left}/{len(chosen)}".rjust(2 * len(str(len(chosen))) + 1)
                 print(f"{count}  {name:10}  {settings[number]:{width}}  {text}{estimate}", flush=True)
     except SystemExit:
-        print(f"{len(done)} of {len(chosen)} are done; the same command goes on with the others", file=sys.stderr)
+        print(f"{len(done)} of {len(chosen)} are done; run the same command again to continue", file=sys.stderr)
         raise
     if done:
         print("\n".join(["", *table([(chosen[number], experiment) for number, experiment in sorted(done.items())])]))
     if failed:
-        raise UserError(f"{failed} of {len(chosen)} experiments failed, see above; the same command tries them again")
+        raise UserError(f"{failed} of {len(chosen)} experiments failed, see above; run it again to retry them")
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = documented("experiments.sweep", __doc__)
-    parser.add_argument("name", help="of a grid in experiments/sweeps.yaml")
-    parser.add_argument("--part", default="1/1", help="such as 2/3: the share of the second of three machines")
-    parser.add_argument("--jobs", type=positive, default=1, help="experiments to run at a time (1)")
+    parser.add_argument("name", help="a grid in experiments/sweeps.yaml")
+    parser.add_argument("--part", default="1/1", help="the share of one machine, such as 2/3: the second of three")
+    parser.add_argument("--jobs", type=positive, default=1, help="how many experiments run at a time (default: 1)")
     return parser.parse_args()
 
 
 def part_of(total: int, part: str) -> range:
-    """Return one machine's share of the numbers from 1 to `total`: "2/3" is every third one from the second on.
+    """Return one machine's share of the numbers from 1 to `total`: "2/3" is every third number from 2 on.
 
     Raises:
-        UserError: it is no such share, or has nothing in it.
+        UserError: `part` is not a share, or an empty one.
     """
     match = re.fullmatch(r"(\d+)/(\d+)", part)
     first, step = map(int, match.groups()) if match else (0, 0)
     if not 1 <= first <= step <= total:
-        raise UserError(f"PART: found `{part}`, expected one such as 1/2: the first half of {total} experiments")
+        raise UserError(f"PART: found `{part}`, expected a share such as 1/2, the first half of {total} experiments")
     return range(first, total + 1, step)
 
 
 def reusable(
     wanted: Mapping[int, Combination], parameters: Mapping[str, object], base: Snapshot
 ) -> dict[int, Experiment]:
-    """Find the experiments of the commit that have run these combinations with the code of the snapshot."""
+    """Return the commit's experiments that ran these combinations with the code of the snapshot."""
     _, _, experiments = load()
     usable = [each for each in experiments if each.state == DONE]
-    found = {}
+    reused = {}
     for number, combination in wanted.items():
         values = applied(combination, parameters)
-        if not sees_source(values):
-            continue  # its images may be other ones now
+        if not tracks_source(values):
+            continue  # its images may have changed
         for each in usable:
             if not differing(each.parameters, values) and same_code(each.rev, base.tree):
-                found[number] = Experiment(each.name, each.scores)
+                reused[number] = Experiment(each.name, each.scores)
                 break
-    return found
+    return reused
 
 
 def duration(seconds: float) -> str:
-    """A time in its unit: `6 s`, `12 min`, `3.5 h`."""
+    """Format a duration: `6 s`, `12 min`, `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def table(rows: Sequence[tuple[Combination, Experiment]]) -> list[str]:
-    """One line for each setting, best first; several seeds of one setting share a line."""
+    """Format one line for each setting, best first; the seeds of a setting share a line."""
     kinds = {key for _, experiment in rows for key in experiment.scores}
     score = next((f"val_{kind}" for kind in SCORES if f"val_{kind}" in kinds), f"val_{SCORES[0]}")
     groups: dict[tuple[str, ...], list[Experiment]] = {}
@@ -136,22 +136,23 @@ def table(rows: Sequence[tuple[Combination, Experiment]]) -> list[str]:
         setting = tuple(as_text(value) for key, value in combination.items() if key != "seed")
         groups.setdefault(setting, []).append(experiment)
 
-    def worth(experiment: Experiment) -> float:
-        return experiment.scores.get(score, float("-inf"))  # of another task: it does not compare
+    def score_of(experiment: Experiment) -> float:
+        return experiment.scores.get(score, float("-inf"))  # another task: its scores do not compare
 
     def mean(experiments: Sequence[Experiment]) -> float:
-        return statistics.fmean(map(worth, experiments))
+        return statistics.fmean(map(score_of, experiments))
 
     lines = [[*(key for key in rows[0][0] if key != "seed"), "runs", score, "val_loss", "best"]]
     for setting, experiments in sorted(groups.items(), key=lambda group: -mean(group[1])):
-        cells = [
-            _spread([each.scores[key] for each in experiments if key in each.scores]) for key in (score, "val_loss")
-        ]
-        lines.append([*setting, str(len(experiments)), *cells, max(experiments, key=worth).name])
+        scores, losses = (
+            _mean_and_deviation([each.scores[key] for each in experiments if key in each.scores])
+            for key in (score, "val_loss")
+        )
+        lines.append([*setting, str(len(experiments)), scores, losses, max(experiments, key=score_of).name])
     return aligned(lines)
 
 
-def _spread(values: Sequence[float]) -> str:
+def _mean_and_deviation(values: Sequence[float]) -> str:
     if not values:
         return "-"
     return score_text(statistics.fmean(values)) + (

@@ -1,16 +1,16 @@
-"""Do these results come out again? A clone of the last commit is run from nothing and compared with what it says.
+"""Verify the results of the last commit: run a clone of it from nothing, and compare.
 
     make verify          (python -m experiments.verify)
 
-Fails where dvc.lock or reports/ do not belong to the code and the parameters, or reports/ contradict themselves: both
-take seconds to see. Then it runs everything again:
+Two checks take seconds: dvc.lock and reports/ belong to the code and the parameters, and reports/ are consistent. Then
+everything runs again:
 
 on the kind of processor that reports/train.json names    every byte of dvc.lock and reports/ has to be the same
-on another kind                                           the figures may move
+on another kind                                           the metrics may differ, but not grossly
 
-Another kind of processor rounds the last bits differently, and where a training is sensitive that acts like another
-seed: at lr 0.01 the default model had accuracies from 0.876 to 0.911 with six kinds of rounding, from 0.882 to 0.902
-with five seeds. So no narrow tolerance holds. There a run from nothing only shows a figure that is grossly wrong.
+Another kind of processor rounds the last bits differently. If a training is sensitive, that acts like another seed: at
+lr 0.01 the default model had accuracies from 0.876 to 0.911 with six kinds of rounding, from 0.882 to 0.902 with five
+seeds. So no narrow tolerance holds.
 """
 
 from stages.lib.core.process import run
@@ -31,19 +31,16 @@ import pandas as pd
 from experiments.clone import share_dvc
 from experiments.comparison import paired
 from experiments.figures import flat
-from experiments.results import output
-from experiments.status import CARD, card_of_other_results, shortened_list, stale
+from experiments.shell import output
+from experiments.status import card_is_outdated, shortened_list, stale
+from experiments.tracked import CARD, CURVES, METRICS, PREDICTIONS, SUMMARY
 from stages.lib.core.errors import UserError
 from stages.lib.core.parameters import PARAMETERS, read
 from stages.lib.validation.rules import check_all
 
-METRICS = Path("reports/metrics.json")
-SUMMARY = Path("reports/train.json")
-CURVES = Path("reports/train.csv")
-PREDICTIONS = Path("reports/predictions.csv")
-LEAST = 1e-6  # relative difference between a figure and what the tables give, which have nine digits and more
-# Differences that rounding does not explain: of accuracies, if they are significant on these images; and relative ones
-# of mean absolute errors. Those between seeds are half as large, in unstable trainings too.
+TOLERANCE = 1e-6  # relative, of a metric computed from the tables, which have nine digits and more
+# Differences that rounding does not explain: in accuracy, if they are significant on these images, and relative ones in
+# mean absolute error. Differences between seeds are half as large, even in unstable trainings.
 GROSS_ACCURACY, P_VALUE = 0.05, 1e-4
 GROSS_ERROR = 0.25
 
@@ -54,96 +51,94 @@ def main() -> None:
         os.environ["DATASET_MIRROR"] = str(Path(mirror).resolve())
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
-        done = subprocess.run(["git", "clone", "--quiet", ".", clone], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(f"git clone: {done.stderr}")
+        output("git", "clone", "--quiet", ".", str(clone))
         if sources := output("git", "ls-files", "--", "*.dvc").splitlines():
-            share_dvc(clone)  # which runs every stage all the same
+            share_dvc(clone)  # for `dvc pull`; every stage still runs
         with chdir(clone):
             verify(sources)
 
 
 def verify(sources: Sequence[str] = ()) -> None:
-    """Compare the commit in this folder with a run from nothing.
+    """Compare the results of the commit in this folder with those of a run from nothing.
 
     Args:
-        sources: the files of `dvc add` whose data have to be fetched first.
+        sources: the `.dvc` files of the data to pull first.
 
     Raises:
-        UserError: it gives other results.
+        UserError: the results differ.
     """
-    check_all(read(PARAMETERS))
+    check_all(read(PARAMETERS))  # an invalid params.yaml is reported before anything that follows from it
     if changed := stale():
         raise UserError(
-            f"dvc.lock and reports/ are of another state than the commit, changed since: {shortened_list(changed)}; "
+            f"dvc.lock and reports/ are out of date, changed since: {shortened_list(changed)}; "
             "run `make repro`, then commit dvc.lock and reports/ together with the change"
         )
     committed = read_results()
-    if wrong := contradictions(committed):
+    if wrong := inconsistencies(committed):
         raise UserError(
-            f"reports/ contradict themselves: {shortened_list(wrong)}; run `dvc repro --force` and commit its results"
+            f"reports/ are inconsistent: {shortened_list(wrong)}; run `dvc repro --force` and commit its results"
         )
     if sources:
         output("dvc", "pull", *sources)
     if subprocess.run(["dvc", "repro", "--force"], check=False).returncode:
         raise UserError("`dvc repro --force` failed in a clone of the last commit, see above")
-    files = subprocess.run(["git", "diff", "--name-only"], capture_output=True, text=True, check=True).stdout.split()
-    print(f"verified: {comparison(committed, read_results(), files)}")
-    if card_of_other_results():
-        print(f"{CARD} is of other results; `make card` writes it anew")
+    files = output("git", "diff", "--name-only").split()
+    print(f"verified: {compare(committed, read_results(), files)}")
+    if card_is_outdated():
+        print(f"{CARD} describes other results; `make card` updates it")
 
 
 @dataclass(frozen=True)
 class Results:
-    """What the reports say."""
+    """The contents of reports/."""
 
     metrics: dict[str, float]
-    summary: dict[str, Any]  # of the training
+    summary: dict[str, Any]  # reports/train.json
     curves: pd.DataFrame  # a row per epoch
     predictions: pd.DataFrame  # a row per test image (and quantity): index, actual, predicted, ...
 
     @property
     def processor(self) -> str:
-        """The kind of processor that they were made on."""
+        """The kind of processor that trained the model."""
         return str(self.summary.get("processor", "unknown"))
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Everything in the two JSON files, by file and name."""
+        """All values in the two JSON files, by file and name."""
         return {f"{METRICS} {name}": value for name, value in self.metrics.items()} | {
             f"{SUMMARY} {name}": value for name, value in self.summary.items()
         }
 
 
 def read_results() -> Results:
-    """Read the reports in this folder."""
+    """Read the results in this folder."""
     return Results(
-        flat(json.loads(METRICS.read_text(encoding="utf-8"))),
-        json.loads(SUMMARY.read_text(encoding="utf-8")),
+        flat(json.loads(Path(METRICS).read_text(encoding="utf-8"))),
+        json.loads(Path(SUMMARY).read_text(encoding="utf-8")),
         pd.read_csv(CURVES),
         pd.read_csv(PREDICTIONS, dtype=str, keep_default_na=False),
     )
 
 
-def contradictions(results: Results) -> list[str]:
-    """List the figures that do not follow from the tables beside them."""
+def inconsistencies(results: Results) -> list[str]:
+    """List the metrics that do not follow from the tables of predictions and epochs."""
     best = results.curves.iloc[results.curves["val_loss"].argmin()]
     score = "r2" if "residual" in results.predictions else "accuracy"
-    expected = {f"{METRICS} {name}": value for name, value in figures_of(results.predictions).items()} | {
-        f"{METRICS} rows": results.predictions["index"].nunique(),
-        f"{SUMMARY} best_epoch": best["epoch"],
-        f"{SUMMARY} epochs": len(results.curves),
-        **{f"{SUMMARY} {part}_loss": best[f"{part}_loss"] for part in ("train", "val")},
-        **{f"{SUMMARY} {part}_{score}": best[f"{part}_score"] for part in ("train", "val")},
-    }
+    expected = {f"{METRICS} {name}": value for name, value in metrics_of(results.predictions).items()}
+    expected[f"{METRICS} rows"] = results.predictions["index"].nunique()
+    expected[f"{SUMMARY} best_epoch"] = best["epoch"]
+    expected[f"{SUMMARY} epochs"] = len(results.curves)
+    for split in ("train", "val"):
+        expected[f"{SUMMARY} {split}_loss"] = best[f"{split}_loss"]
+        expected[f"{SUMMARY} {split}_{score}"] = best[f"{split}_score"]
     return [
         f"{name} is {results.figures.get(name)}, the table gives {value:.9g}"
         for name, value in expected.items()
-        if not np.isclose(results.figures.get(name, np.nan), value, rtol=LEAST, atol=0)
+        if not np.isclose(results.figures.get(name, np.nan), value, rtol=TOLERANCE, atol=0)
     ]
 
 
-def figures_of(predictions: pd.DataFrame) -> dict[str, float]:
+def metrics_of(predictions: pd.DataFrame) -> dict[str, float]:
     """Compute the accuracy, or each quantity's mean absolute error, from the predictions."""
     if "residual" not in predictions:
         return {"accuracy": float((predictions["actual"] == predictions["predicted"]).mean())}
@@ -151,19 +146,19 @@ def figures_of(predictions: pd.DataFrame) -> dict[str, float]:
     return {"mae" if len(errors) == 1 else f"{name}.mae": float(error) for name, error in errors.items()}
 
 
-def comparison(committed: Results, rerun: Results, files: list[str]) -> str:
-    """Compare the commit with a run from nothing, in words.
+def compare(committed: Results, rerun: Results, files: list[str]) -> str:
+    """Compare the results of the commit with those of a run from nothing, and return a summary.
 
     Args:
-        committed: what the commit says.
-        rerun: what the run gave.
-        files: those that came out with other bytes.
+        committed: the results of the commit.
+        rerun: the results of the run.
+        files: the files of dvc.lock and reports/ whose bytes differ.
 
     Raises:
-        UserError: the results are not those of the commit.
+        UserError: the run does not confirm the commit.
     """
     if not files:
-        return "the results of this commit came out again, the same to the last bit"
+        return "a run from nothing gives the same results, to the last bit"
     different = [
         f"{name} {committed.figures.get(name)} is {value}"
         for name, value in rerun.figures.items()
@@ -172,35 +167,34 @@ def comparison(committed: Results, rerun: Results, files: list[str]) -> str:
     if committed.processor == rerun.processor:
         raise UserError(
             "a run from nothing gives other results than the commit, on the same kind of processor: "
-            f"{shortened_list(different)}; run `dvc repro --force` and commit what it gives"
+            f"{shortened_list(different)}; run `dvc repro --force` and commit its results"
         )
     rows = ["index", "actual"]
     if not committed.predictions[rows].equals(rerun.predictions[rows]):
-        raise UserError(f"{PREDICTIONS} is of other test rows; run `make repro` and commit what it gives")
-    kinds = f"made on {committed.processor}, verified on {rerun.processor}, which rounds differently"
+        raise UserError(f"{PREDICTIONS} has other test rows than a run from nothing; run `make repro` and commit it")
+    kinds = f"trained on {committed.processor}, verified on {rerun.processor}, which rounds differently"
     if gross := gross_differences(committed.predictions, rerun.predictions):
         raise UserError(
             "a run from nothing gives other results than the commit, by more than rounding explains: "
-            f"{shortened_list(gross)} "
-            f"({kinds}); check that the commit has all that changed; if it has, a lower lr or a longer warmup makes "
-            "this training less sensitive to rounding"
+            f"{shortened_list(gross)} ({kinds}); check that everything is committed; if it is, a lower lr or a longer "
+            "warmup makes this training less sensitive to rounding"
         )
-    before, after = figures_of(committed.predictions), figures_of(rerun.predictions)
-    moved = shortened_list([f"{name} {before[name]:.4g} is {after[name]:.4g}" for name in before])
+    before, after = metrics_of(committed.predictions), metrics_of(rerun.predictions)
+    changes = shortened_list([f"{name} {before[name]:.4g} is {after[name]:.4g}" for name in before])
     return (
-        f"not to the last bit, but no figure contradicts this commit: {moved} ({kinds}); run it on the first kind to "
-        "verify every bit"
+        f"not to the last bit, but no metric differs by more than rounding explains: {changes} ({kinds}); run it on "
+        f"{committed.processor} to verify every bit"
     )
 
 
 def gross_differences(committed: pd.DataFrame, rerun: pd.DataFrame) -> list[str]:
-    """List the figures that differ by more than another rounding explains."""
-    before, after = figures_of(committed), figures_of(rerun)
+    """List the metrics that differ by more than rounding explains."""
+    before, after = metrics_of(committed), metrics_of(rerun)
     if "residual" in committed:
         gross = [name for name in before if abs(after[name] - before[name]) > GROSS_ERROR * before[name]]
     else:
-        tested = paired(*((side["actual"] == side["predicted"]).to_numpy() for side in (committed, rerun)))
-        gross = ["accuracy"] if abs(tested.difference) > GROSS_ACCURACY and tested.p_value < P_VALUE else []
+        test = paired(*((side["actual"] == side["predicted"]).to_numpy() for side in (committed, rerun)))
+        gross = ["accuracy"] if abs(test.difference) > GROSS_ACCURACY and test.p_value < P_VALUE else []
     return [f"{name} {before[name]:.4g} is {after[name]:.4g}" for name in gross]
 
 

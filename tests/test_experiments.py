@@ -1,4 +1,4 @@
-"""Experiments as a team makes them, with the real dvc: in a folder of their own, in a queue, as a grid, shared."""
+"""DVC experiments in a temporary folder, in a queue, in a sweep and on several machines, with the real dvc."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import yaml
 
 from experiments import sweep
 from experiments.grid import Combination, applied, combinations
-from experiments.results import DONE, OUTDATED, Result, sees_source
+from experiments.results import DONE, OUTDATED, Result, tracks_source
 from experiments.runner import Experiment
 from experiments.table import table
 from stages.lib.core.errors import UserError
@@ -19,7 +19,7 @@ from stages.lib.core.parameters import read
 from tests.conftest import Project
 
 
-def test_the_table_of_a_sweep_is_sorted_by_val_and_joins_seeds() -> None:
+def test_the_table_of_a_sweep_is_sorted_by_the_score_on_val_and_averages_seeds() -> None:
     rows: list[tuple[Combination, Experiment]] = [
         ({"lr": 0.1, "seed": 0}, Experiment("a", {"val_accuracy": 0.90, "val_loss": 0.3})),
         ({"lr": 0.1, "seed": 1}, Experiment("b", {"val_accuracy": 0.92, "val_loss": 0.3})),
@@ -37,7 +37,7 @@ def test_the_table_of_a_sweep_is_sorted_by_val_and_joins_seeds() -> None:
     ]
 
 
-def test_the_table_of_all_experiments_fits_into_80_columns() -> None:
+def test_the_table_of_experiments_fits_into_80_columns() -> None:
     many = [f"a_parameter_with_a_long_name_{number}=0.125" for number in range(9)]
     long = "augmentation.shift=[" + ",".join(["0.125"] * 30) + "]"
     results = [
@@ -59,28 +59,28 @@ def test_the_table_of_all_experiments_fits_into_80_columns() -> None:
         ["saved", "outdated", "-"],
     ]
     assert [start[3:] for start in starts[-2:]] == [["lr=1"], ["lr=2"]]
-    assert sum(line.endswith(" ...") for line in lines) == 2, "what has no room is marked"
+    assert sum(line.endswith(" ...") for line in lines) == 2, "long lists of changes are shortened"
 
 
-def test_a_grid_may_change_keys_of_a_mapping(folder: Path) -> None:
+def test_a_grid_can_vary_keys_of_a_mapping(folder: Path) -> None:
     parameters = read(folder / "params.yaml")
     parameters["optimizer_args"] = {"nesterov": False, "dampening": 0}
     (folder / "params.yaml").write_text(yaml.safe_dump(parameters))
     (folder / "experiments").mkdir()
     good = "good: {optimizer_args.dampening: [0, 0.5], optimizer: [SGD], warmup: [null]}"
     (folder / "experiments/sweeps.yaml").write_text(f"{good}\nbad: {{optimizer_args.dampenin: [0]}}")
-    with pytest.raises(UserError, match=r"sweeps.yaml: bad: optimizer_args.dampenin: no parameter of params.yaml"):
+    with pytest.raises(UserError, match=r"sweeps.yaml: bad: optimizer_args.dampenin: not a parameter in params.yaml"):
         combinations("bad", parameters)
     grid = combinations("good", parameters | {"optimizer": "SGD"})
     assert [each["optimizer_args.dampening"] for each in grid] == [0, 0.5]
     values = applied(grid[1], parameters)
     assert values["optimizer_args"] == {"nesterov": False, "dampening": 0.5}
     assert values["optimizer"] == "SGD"
-    assert parameters["optimizer_args"]["dampening"] == 0, "the base stays as it is"
+    assert parameters["optimizer_args"]["dampening"] == 0, "the base is not changed"
 
 
 def wait_for_the_queue(project: Project, experiments: int) -> None:
-    """Until all of the queue have succeeded. Its workers are stopped."""
+    """Wait until all experiments of the queue have succeeded, and stop its workers."""
     end = time.monotonic() + 240
     while (status := project.run("dvc", "queue", "status").stdout).count("Success") < experiments:
         assert "Failed" not in status
@@ -89,7 +89,7 @@ def wait_for_the_queue(project: Project, experiments: int) -> None:
     project.run("dvc", "queue", "stop")
 
 
-def test_a_folder_of_its_own_gives_the_bits_of_the_workspace(project: Project, tmp_path: Path) -> None:
+def test_a_temporary_folder_gives_the_same_bits_as_the_workspace(project: Project, tmp_path: Path) -> None:
     setting = ["-S", "lr=1e-5", "-S", "hidden=[32]", "-S", "activation=relu", "-S", "epochs=1"]
     other = project.copy(tmp_path / "other")
     printed = project.run("dvc", "exp", "run", *setting).stdout
@@ -105,7 +105,7 @@ def test_a_folder_of_its_own_gives_the_bits_of_the_workspace(project: Project, t
 
 @pytest.mark.torture(quick=0, long=2)
 def test_a_queue(project: Project, part: int) -> None:
-    """Of two workers, and of one."""
+    """With two workers, and with one."""
     project.run("dvc", "exp", "run", "--queue", "-S", "epochs=1", "-S", "lr=0.01", "-S", "batch_size=64,128")
     project.run("dvc", "queue", "start", *[["--jobs", "2"], []][part])
     wait_for_the_queue(project, 2)
@@ -115,38 +115,38 @@ def test_a_queue(project: Project, part: int) -> None:
     assert sorted(rows[4:-1]) == [["0.01", "128"], ["0.01", "64"]]
 
 
-def grids(project: Project, **sweeps: object) -> None:
+def write_grids(project: Project, **sweeps: object) -> None:
     """Write experiments/sweeps.yaml."""
-    (project.root / "experiments/sweeps.yaml").write_text(json.dumps(sweeps))  # JSON is YAML, too
+    (project.root / "experiments/sweeps.yaml").write_text(json.dumps(sweeps))  # JSON is also YAML
 
 
 def run_sweep(project: Project, *arguments: str, fails: bool = False) -> tuple[list[str], str]:
-    """Run a sweep: the lines that it prints, and its errors."""
+    """Run a sweep and return the lines of its stdout, and its stderr."""
     done = project.run("python", "-W", "error", "-m", "experiments.sweep", *arguments, fails=fails)
     return done.stdout.splitlines(), done.stderr
 
 
-def shown(project: Project) -> list[list[str]]:
-    """The rows of `make table`, each as its words."""
+def table_rows(project: Project) -> list[list[str]]:
+    """The rows of `make table`, split into words."""
     lines = project.run("python", "-W", "error", "-m", "experiments.table").stdout.splitlines()
     assert max(map(len, lines)) <= 80
     return [line.split() for line in lines]
 
 
-def test_a_sweep_and_what_becomes_of_its_experiments(project: Project, tmp_path: Path) -> None:
-    """Two at a time, of which one fails; a nested parameter, and a null."""
+def test_a_sweep_and_its_experiments(project: Project, tmp_path: Path) -> None:
+    """Run two experiments at a time, one of which fails; with a nested parameter and a null."""
     origin = str(tmp_path / "origin.git")
     project.set(patience=4)
     quick = {"epochs": [1], "optimizer": ["SGD"], "lr": [1e38, 0.01], "augmentation.shift": [1], "clip_norm": [None]}
-    grids(project, quick=quick, again={**quick, "lr": [0.01]})
+    write_grids(project, quick=quick, again=quick | {"lr": [0.01]})
     project.commit("other sweeps")
     project.run("git", "init", "--quiet", "--bare", "--initial-branch=main", origin)
     project.run("git", "remote", "add", "origin", origin)
     project.run("git", "push", "--quiet", "origin", "main")
     before = (project.root / "params.yaml").read_bytes()
-    assert [line[:8] for line in shown(project)[1:]] == [
-        ["main", "outdated", "-"],  # its parameters have not been run
-        ["no", "experiments", "of", "this", "commit", "yet:", "`make", "sweep`"],
+    assert [line[:8] for line in table_rows(project)[1:]] == [
+        ["main", "outdated", "-"],  # not run with its parameters
+        ["no", "experiments", "of", "this", "commit", "yet;", "run", "`make"],
     ]
 
     lines, errors = run_sweep(project, "quick", "--jobs", "2", fails=True)
@@ -158,12 +158,12 @@ def test_a_sweep_and_what_becomes_of_its_experiments(project: Project, tmp_path:
     assert "the training loss became" in failed
     assert "; log: .state/sweep/quick-1.log" in failed
     assert "> python -m stages.train" in (project.root / ".state/sweep/quick-1.log").read_text()
-    assert "sweep: error: 1 of 2 experiments failed, see above; the same command tries them again" in errors
+    assert "sweep: error: 1 of 2 experiments failed, see above; run it again to retry them" in errors
     (good,) = (line.split() for line in lines if re.match(r"[12]/2  (?!failed)", line))
     name, accuracy = good[1], good[good.index("val_accuracy") + 1]
     assert lines[-1].split()[:2] == ["1", "SGD"]
     assert lines[-1].split()[-1] == name
-    assert (project.root / "params.yaml").read_bytes() == before, "it runs elsewhere"
+    assert (project.root / "params.yaml").read_bytes() == before, "it runs in a clone"
     assert project.run("git", "status", "--porcelain").stdout == ""
     assert project.run("git", "stash", "list").stdout == ""
     assert not list(project.root.glob(".state/sweep/clones-*"))
@@ -186,18 +186,18 @@ def test_a_sweep_and_what_becomes_of_its_experiments(project: Project, tmp_path:
     project.run("git", "clone", "--quiet", origin, str(clone.root))
     assert name in clone.run("dvc", "exp", "list", "origin").stdout
     clone.run("dvc", "exp", "pull", "origin", name)
-    # Its data is on no remote: the results, in git, are there all the same.
+    # There is no DVC remote: the results are in git.
     assert re.search(r"lr +0.001 +0.01 ", clone.run("dvc", "exp", "diff", "HEAD", name).stdout)
-    rows = shown(clone)
+    rows = table_rows(clone)
     assert rows[0] == ["experiment", "val_accuracy", "test_accuracy", "changed"]
     (row,) = (row for row in rows if row[0] == name)
     assert row[1] == accuracy
     assert "augmentation.shift=1" in row
 
 
-def test_a_sweep_that_is_interrupted_goes_on_where_it_was(project: Project) -> None:
+def test_an_interrupted_sweep_can_be_continued(project: Project) -> None:
     common = {"patience": [None], "lr": [0.01]}
-    grids(project, long={**common, "epochs": [1, 1000]}, rest={**common, "epochs": [1, 2]})
+    write_grids(project, long=common | {"epochs": [1, 1000]}, rest=common | {"epochs": [1, 2]})
     project.commit("other sweeps")
     running = project.start("python", "-W", "error", "-m", "experiments.sweep", "long")
     log = project.root / ".state/sweep/long-2.log"
@@ -209,7 +209,7 @@ def test_a_sweep_that_is_interrupted_goes_on_where_it_was(project: Project) -> N
     assert running.send(signal.SIGINT)
     printed = running.output.read_text()
     assert running.process.returncode == 130
-    assert printed.endswith("sweep: interrupted\n1 of 2 are done; the same command goes on with the others\n")
+    assert printed.endswith("sweep: interrupted\n1 of 2 are done; run the same command again to continue\n")
     assert "train: interrupted" in log.read_text()
     assert not list(project.root.glob(".state/sweep/clones-*"))
     assert project.run("git", "status", "--porcelain").stdout == ""
@@ -220,7 +220,7 @@ def test_a_sweep_that_is_interrupted_goes_on_where_it_was(project: Project) -> N
     assert re.match(rf"2/2  {second} +patience=null lr=0.01 epochs=2  val_accuracy ", lines[1])
     assert sorted(line.split()[-1] for line in lines[-2:]) == sorted([first, second])
 
-    # With other code it is not the same experiment.
+    # With other code, it is another experiment.
     project.edit("stages/train.py", "def main() -> None:\n", 'def main() -> None:\n    raise UserError("changed")\n')
     lines, _ = run_sweep(project, "rest", "--part", "1/2", fails=True)
     assert re.fullmatch(r"rest: 1 experiments of \w+ with uncommitted changes \(stages/train.py\)", lines[0])
@@ -228,33 +228,33 @@ def test_a_sweep_that_is_interrupted_goes_on_where_it_was(project: Project) -> N
     project.set(lr=0.5)
     project.run("dvc", "exp", "save", "--name", "saved")
     project.set(lr=0.6)
-    rows = {row[0]: row[1:] for row in shown(project)}
+    rows = {row[0]: row[1:] for row in table_rows(project)}
     assert {"lr=0.01", "epochs=1"} <= set(rows[first])
     assert {"lr=0.01", "epochs=2"} <= set(rows[second])
     assert rows["saved"][2:] == ["lr=0.5", "code"]
     assert rows["workspace"] == ["outdated", "-", "lr=0.6", "code"]
     scores = [float(row[0]) for row in rows.values() if row[0][0].isdecimal()]
-    assert len(scores) == 4, "those three and the commit"
+    assert len(scores) == 4, "two of the sweep, the saved one and the commit"
     assert scores == sorted(scores, reverse=True)
 
 
-def test_a_sweep_that_is_none(fresh: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_sweeps_are_refused(fresh: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def refusal(*arguments: str) -> str:
         lines, errors = run_sweep(fresh, *arguments, fails=True)
-        assert lines == [], "nothing was begun"
+        assert lines == [], "nothing was run"
         assert len(errors.splitlines()) == 1
         return errors
 
     for part in ("0/2", "3/2", "half", "1/99"):
-        assert f"sweep: error: PART: found `{part}`, expected one such as 1/2" in refusal(
+        assert f"sweep: error: PART: found `{part}`, expected a share such as 1/2" in refusal(
             "learning-rate", "--part", part
         )
     assert "argument --jobs: found `0`, expected a whole number of at least 1" in refusal(
         "learning-rate", "--jobs", "0"
     )
     assert "the following arguments are required: name; -h tells more" in refusal()
-    assert "found no sweep `nope`, expected one of learning-rate: make sweep NAME=" in refusal("nope")
-    grids(
+    assert "no sweep `nope`, expected one of learning-rate: make sweep NAME=" in refusal("nope")
+    write_grids(
         fresh,
         odd={"lr": 3},
         unknown={"rl": [3]},
@@ -266,18 +266,18 @@ def test_a_sweep_that_is_none(fresh: Project, monkeypatch: pytest.MonkeyPatch) -
         pair={"hidden": [[8], [8, 8, 8]], "activation": [["relu"]]},
     )
     assert "sweep: error: experiments/sweeps.yaml: odd: expected lines of `parameter: [value, value]`" in refusal("odd")
-    assert "unknown: rl: no parameter of params.yaml" in refusal("unknown")
+    assert "unknown: rl: not a parameter in params.yaml" in refusal("unknown")
     assert "kinds: optimizer_args: found a mapping, expected numbers, names, lists, true, false" in refusal("kinds")
-    assert "twice: lr=0.1 stands twice" in refusal("twice")
-    assert "overlap: augmentation and augmentation.shift: vary the mapping or one key of it" in refusal("overlap")
+    assert "twice: lr=0.1 is listed twice" in refusal("twice")
+    assert "augmentation and augmentation.shift overlap; vary the mapping or one of its keys" in refusal("overlap")
     assert "loss_args.weight=balancd: loss_args.weight: unknown name `balancd`" in refusal("option")
     assert "range: epochs=1 lr=-1: lr: found -1, expected a number above 0" in refusal("range")
     assert 'pair: hidden=[8,8,8] activation=["relu"]: activation has 1 items and hidden has 3' in refusal("pair")
-    # Images that git does not know may have changed since: no experiment of theirs is taken as run already.
+    # Images that git does not track may have changed, so their experiments are run again.
     monkeypatch.chdir(fresh.root)
-    for source, seen in (("data/source", True), ("data/raw", False), (str(fresh.root.parent), False)):
-        assert sees_source({"dataset": "folder", "source": source}) == seen
-    assert sees_source({"dataset": "mnist", "source": "data/raw"})
+    for source, tracked in (("data/source", True), ("data/raw", False), (str(fresh.root.parent), False)):
+        assert tracks_source({"dataset": "folder", "source": source}) == tracked
+    assert tracks_source({"dataset": "mnist", "source": "data/raw"})
     (fresh.root / "experiments/sweeps.yaml").write_text("")
     assert "experiments/sweeps.yaml: found nothing, expected lines of" in refusal("odd")
     assert not (fresh.root / ".state/sweep").exists()
@@ -285,10 +285,10 @@ def test_a_sweep_that_is_none(fresh: Project, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.torture(quick=0, long=1)
 def test_a_sweep_on_two_machines(project: Project, tmp_path: Path, part: int) -> None:
-    """Two clones, one git and one DVC remote: each runs its half, and every clone sees the whole."""
+    """Each of two clones runs half of the grid; with a git and a DVC remote, every clone sees all of it."""
     origin = str(tmp_path / "origin.git")
     project.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "remote"))
-    grids(project, quick={"epochs": [1], "lr": [0.01, 0.02]})
+    write_grids(project, quick={"epochs": [1], "lr": [0.01, 0.02]})
     project.commit("a remote and a sweep")
     project.run("git", "init", "--quiet", "--bare", "--initial-branch=main", origin)
     project.run("git", "remote", "add", "origin", origin)
@@ -311,4 +311,4 @@ def test_a_sweep_on_two_machines(project: Project, tmp_path: Path, part: int) ->
     lines, _ = run_sweep(colleague, "quick")
     assert lines[0].endswith(": 2 already run, 0 to run")
     colleague.run("dvc", "exp", "apply", names[0])
-    assert colleague.repro() == [], "models and reports came with it"
+    assert colleague.repro() == [], "models and reports are fetched too"

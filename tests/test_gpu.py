@@ -1,4 +1,4 @@
-"""Training on a GPU: collected only where there is one."""
+"""Training on a GPU; collected only if there is one."""
 
 import json
 from pathlib import Path
@@ -40,14 +40,14 @@ def test_it_learns_as_on_the_cpu(tiny: Project, monkeypatch: pytest.MonkeyPatch,
     assert on_gpu == pytest.approx(json.loads(Path("reports/train.json").read_text())["val_loss"], rel=0.05)
 
 
-def test_images_that_fit_lie_there(tiny: Project) -> None:
+def test_images_that_fit_into_memory_are_on_the_gpu(tiny: Project) -> None:
     split = tensors.on_device(tensors.read(train.TRAIN, memory=1 << 20), torch.device("cuda:0"))
     assert isinstance(split.images, torch.Tensor)
     assert split.images.device == split.targets.device == torch.device("cuda:0")
 
 
-def test_several_processes_speak_by_nccl(tiny: Project) -> None:
-    """As many as there are GPUs, one of them too."""
+def test_several_processes_communicate_by_nccl(tiny: Project) -> None:
+    """As many processes as GPUs, even if that is one."""
     train.main()
     alone = curves()
     number = torch.cuda.device_count()

@@ -1,4 +1,4 @@
-"""The Makefile's own commands, without running what they stand for."""
+"""The targets of the Makefile, without running their commands."""
 
 import re
 import subprocess
@@ -7,7 +7,7 @@ from tests.conftest import ROOT, environment
 
 
 def make(*arguments: str) -> str:
-    """What make prints, in the project's folder."""
+    """Run make in the project's folder and return its output."""
     return subprocess.run(
         ["make", *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
     ).stdout

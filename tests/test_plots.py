@@ -14,12 +14,12 @@ from selenium.webdriver.support.wait import WebDriverWait
 from tests.browser import chromium
 from tests.conftest import ROOT, Project
 
-# In the worker that reproduces a project for test_demo.py, too.
+# Run by the worker that has reproduced a project for test_demo.py.
 pytestmark = pytest.mark.xdist_group("shipped")
 
 PLOTS = """
 return Array.from(document.querySelectorAll("svg.marks"), (svg) => ({
-  title: Array.from(svg.querySelectorAll(".role-title-text text")).at(-1).textContent, // behind those of its facets
+  title: Array.from(svg.querySelectorAll(".role-title-text text")).at(-1).textContent, // after those of its facets
   text: svg.textContent,
   marks: svg.querySelectorAll("g[role=graphics-object] > :is(path, text)").length,
   width: svg.clientWidth,
@@ -40,10 +40,10 @@ def browser(tmp_path: Path) -> Iterator[Chrome]:
 
 
 def titles() -> list[str]:
-    """The titles of all plots in dvc.yaml but the pictures."""
+    """The titles of all plots in dvc.yaml except pictures."""
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
     plots = [plot for stage in pipeline["stages"].values() for plot in stage.get("plots", [])] + pipeline["plots"]
-    return sorted(about["title"] for plot in plots for about in plot.values() if "title" in about)
+    return sorted(settings["title"] for plot in plots for settings in plot.values() if "title" in settings)
 
 
 def errors(browser: Chrome) -> list[str]:
@@ -52,7 +52,7 @@ def errors(browser: Chrome) -> list[str]:
 
 
 def opened(browser: Chrome, page: Path, plots: int) -> list[dict[str, Any]]:
-    """Open a page from the disk and return its plots, once there are that many."""
+    """Open a page from the disk, wait for that many plots, and return them."""
     browser.get(page.as_uri())
     WebDriverWait(browser, 30).until(lambda _: len(browser.execute_script(PLOTS)) >= plots)
     return list(browser.execute_script(PLOTS))
@@ -64,7 +64,7 @@ def test_every_plot_is_drawn_without_a_network(project: Project, browser: Chrome
     make = ("make", "--silent", "INSTALLED=installed", f"BIN={Path(sys.executable).parent}", "plots")
     page = project.root / "dvc_plots/index.html"
 
-    # DVC's own page: this browser has no network, and says so.
+    # DVC's own page needs a network, which this browser does not have.
     project.run("dvc", "plots", "show")
     browser.get(page.as_uri())
     assert any("ERR_NAME_NOT_RESOLVED" in message for message in errors(browser))
@@ -99,7 +99,7 @@ def test_every_plot_is_drawn_without_a_network(project: Project, browser: Chrome
     assert len(browser.execute_script(IMAGES)) == 2
     assert errors(browser) == []
 
-    # DVC's own commands, once they know of the template.
+    # DVC's own commands, after the template is configured.
     compared = page.read_text()
     project.run("dvc", "config", "--local", "plots.html_template", "plots/offline.html")
     project.run("dvc", "plots", "diff", "main")
@@ -108,8 +108,8 @@ def test_every_plot_is_drawn_without_a_network(project: Project, browser: Chrome
 
 
 @pytest.mark.browser
-def test_an_empty_plot_leaves_no_trace(project: Project, browser: Chrome) -> None:
-    """As those of a regression, which has no classes."""
+def test_a_plot_without_rows_is_not_drawn(project: Project, browser: Chrome) -> None:
+    """Such as the recall by class of a regression."""
     project.run("python", "-W", "error", "-m", "experiments.plots")
     classes = project.root / "reports/classes.csv"
     classes.write_text(classes.read_text().splitlines()[0] + "\n")
@@ -120,7 +120,7 @@ def test_an_empty_plot_leaves_no_trace(project: Project, browser: Chrome) -> Non
     assert errors(browser) == []
 
 
-def test_a_revision_that_git_does_not_know(project: Project) -> None:
+def test_an_unknown_revision_is_an_error(project: Project) -> None:
     (project.root / "installed").touch()
-    own = ("INSTALLED=installed", f"BIN={Path(sys.executable).parent}", "BASE=--help")
-    assert "unknown Git revision '--help'" in project.run("make", "plots", *own, fails=True).stderr
+    variables = ("INSTALLED=installed", f"BIN={Path(sys.executable).parent}", "BASE=--help")
+    assert "unknown Git revision '--help'" in project.run("make", "plots", *variables, fails=True).stderr

@@ -1,6 +1,6 @@
-"""The workflows of .github/: their steps as they stand there, for proposals of several kinds to a bare repository.
+"""The workflows in .github/: their commands, run on branches of a bare repository with several kinds of changes.
 
-What only GitHub has, its checkout, its artifacts and its `gh`, is played by the test; what is tested are our commands.
+The tests stand in for GitHub's checkout, artifacts and `gh`.
 """
 
 import hashlib
@@ -19,21 +19,21 @@ from tests.conftest import ROOT, Project, environment
 from tests.test_own_images import album, photo
 
 WORKFLOWS = ROOT / ".github/workflows"
-LAST_BITS = "verified: the results of this commit came out again, the same to the last bit"
+VERIFIED = "verified: a run from nothing gives the same results, to the last bit"
 
 
 def workflow(name: str) -> dict[str, Any]:
-    """A workflow; YAML 1.1 reads its key `on` as true."""
+    """Read a workflow. YAML 1.1 reads its key `on` as true."""
     values = yaml.safe_load((WORKFLOWS / f"{name}.yaml").read_text())
     return {"on": values.pop(True), **values}
 
 
 def commands(name: str, job: str) -> list[str]:
-    """What a job runs itself, step by step."""
+    """The commands of a job, step by step."""
     return [step["run"] for step in workflow(name)["jobs"][job]["steps"] if "run" in step]
 
 
-def test_it_may_do_no_more_than_it_has_to() -> None:
+def test_the_workflows_have_no_more_permissions_than_they_need() -> None:
     runs_proposals, writes = workflow("pull-request"), workflow("pull-request-comment")
     assert list(runs_proposals["on"]) == ["pull_request"]
     assert runs_proposals["permissions"] == {"contents": "read"}
@@ -42,7 +42,7 @@ def test_it_may_do_no_more_than_it_has_to() -> None:
     assert writes["permissions"] == {}
     assert writes["jobs"]["comment"]["permissions"] == {"actions": "read", "pull-requests": "write"}
     used = [step.get("uses", "") for step in writes["jobs"]["comment"]["steps"]]
-    assert not any("checkout" in action for action in used), "it must not run what was proposed"
+    assert not any("checkout" in action for action in used), "it must not run the code of a pull request"
     assert writes["on"]["workflow_run"]["workflows"] == [runs_proposals["name"]]
 
 
@@ -56,26 +56,26 @@ def test_actions_are_pinned_and_steps_are_short() -> None:
                     assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", step["uses"])
                     continue
                 assert len(step["run"].splitlines()) == 1
-                assert "${{" not in step["run"], "a name of a branch is not to become a command"
+                assert "${{" not in step["run"], "the name of a branch must not become a command"
                 if step["run"].startswith("make "):
                     assert step["run"].removeprefix("make ") in targets
 
 
 @pytest.mark.parametrize("command", ["report", "plots"])
-def test_a_name_is_not_run(tmp_path: Path, command: str) -> None:
-    """By make or by its shell, whether it comes from the environment or from the command line."""
+def test_the_name_of_a_revision_is_not_run(tmp_path: Path, command: str) -> None:
+    """Neither by make nor by its shell, from the environment or the command line."""
     for name in ("python", "dvc"):  # print their last argument
         (tmp_path / name).write_text('#!/bin/sh\nfor last; do :; done; printf "%s" "$last"\n')
         (tmp_path / name).chmod(0o755)
     (tmp_path / "experiments").mkdir()
-    for name in ("requirements.lock", "experiments/plots.py", "installed", "template"):  # each newer than the last
+    for name in ("requirements.lock", "experiments/plots.py", "installed", "template"):  # oldest first
         (tmp_path / name).touch()
-    own = ("--silent", f"--file={ROOT}/Makefile", "INSTALLED=installed", "TEMPLATE=template", f"BIN={tmp_path}")
+    options = ("--silent", f"--file={ROOT}/Makefile", "INSTALLED=installed", "TEMPLATE=template", f"BIN={tmp_path}")
     before = sorted(tmp_path.iterdir())
     for name in ("$(shell touch injected)", "a; touch injected", "$(touch injected)", "`touch injected`"):
         for arguments, variables in (([], {"BASE": name}), ([f"BASE={name}"], {})):
             done = subprocess.run(
-                ["make", *own, command, *arguments],
+                ["make", *options, command, *arguments],
                 cwd=tmp_path,
                 env=environment() | variables,
                 capture_output=True,
@@ -86,12 +86,12 @@ def test_a_name_is_not_run(tmp_path: Path, command: str) -> None:
             assert sorted(tmp_path.iterdir()) == before
 
 
-def test_every_check_is_made() -> None:
+def test_the_checks_are_lint_and_tests() -> None:
     assert commands("pull-request", "checks") == ["make check", "make test"]
 
 
 class Proposal:
-    """A branch of a bare repository, checked out and run as the job `results` does, as far as its steps succeed."""
+    """A branch of a bare repository, checked out and run as in the job `results`, until a step fails."""
 
     def __init__(self, origin: Path, branch: str, root: Path) -> None:
         self.project = Project(root)
@@ -105,7 +105,7 @@ class Proposal:
         self.run(commands("pull-request", "results"))
 
     def run(self, steps: list[str]) -> None:
-        """Run steps of a workflow, as long as they succeed."""
+        """Run steps of a workflow until one fails."""
         variables = {
             "BASE": "main",
             "GITHUB_STEP_SUMMARY": str(self.summary),
@@ -126,7 +126,7 @@ class Proposal:
 
     @property
     def report(self) -> str:
-        """What the comment will say."""
+        """The text of the comment."""
         text = (self.project.root / "report.md").read_text()
         assert self.summary.read_text() == text
         return text
@@ -134,7 +134,7 @@ class Proposal:
 
 @pytest.fixture
 def propose(project: Project, tmp_path: Path) -> Any:
-    """Commit what is in the working tree as a branch, push it to a bare repository, and run the workflow on it."""
+    """Commit the working tree to a new branch, push it to a bare repository, and run the workflow on it."""
     origin = tmp_path / "origin.git"
     project.run("git", "init", "--quiet", "--bare", "--initial-branch=main", str(origin))
     project.run("git", "push", "--quiet", str(origin), "main")
@@ -148,21 +148,21 @@ def propose(project: Project, tmp_path: Path) -> Any:
     return on_branch
 
 
-def test_a_better_lr(project: Project, propose: Any) -> None:
-    project.stage("card")
+def test_a_changed_learning_rate(project: Project, propose: Any) -> None:
+    project.command("card")
     project.set(lr=0.003)
     project.repro()
     proposal = propose("better-lr")
     assert proposal.failed is None, proposal.printed
     assert "| `lr` | `0.001` | `0.003` | train, evaluate |" in proposal.report
     assert "Out of date" not in proposal.report
-    assert "`reports/model_card.md` tells of other results" in proposal.report
-    assert LAST_BITS in proposal.printed
-    assert proposal.printed.endswith("reports/model_card.md is of other results; `make card` writes it anew\n")
+    assert "`reports/model_card.md` describes other results" in proposal.report
+    assert VERIFIED in proposal.printed
+    assert proposal.printed.endswith("reports/model_card.md describes other results; `make card` updates it\n")
 
 
-def numbers_of_a_table(project: Project) -> None:
-    """A regression on a table of the user's own, with values written by hand."""
+def regression_on_a_table(project: Project) -> None:
+    """Train a regression on the images of a table."""
     (project.root / "lamps").mkdir()
     rows = ["path,target"]
     for number in range(60):
@@ -177,7 +177,7 @@ def numbers_of_a_table(project: Project) -> None:
 
 
 def images_in_folders(project: Project) -> None:
-    """Images of the user's own, under DVC, and another network."""
+    """Train another network on images in folders, under `dvc add`."""
     album(project.root / "photos")
     project.run("dvc", "add", "photos")
     project.run("git", "add", ".gitignore", "photos.dvc")
@@ -185,18 +185,16 @@ def images_in_folders(project: Project) -> None:
     project.run("dvc", "exp", "run", *(part for setting in settings for part in ("-S", setting)), "-S", "epochs=1")
 
 
-def another_rate(project: Project) -> None:
-    """The README's own proposal."""
+def another_learning_rate(project: Project) -> None:
+    """Change numbers with `dvc exp run -S`."""
     project.run("dvc", "exp", "run", "-S", "lr=0.002", "-S", "augmentation.shift=1", "-S", "epochs=1")
 
 
 @pytest.mark.torture(quick=1, long=3)
-def test_whatever_valid_parameters_are_proposed_the_checks_pass(
-    project: Project, propose: Any, part: int, torture: bool
-) -> None:
-    """All steps of the workflow in `make torture`; in `make test`, of `make test` the tests that look at the commit."""
-    change = [numbers_of_a_table, images_in_folders, another_rate][part]
-    project.run("dvc", "remote", "add", "--default", "storage", "../storage")  # a clone that is in use
+def test_the_checks_pass_for_any_valid_parameters(project: Project, propose: Any, part: int, torture: bool) -> None:
+    """All steps of the workflow in `make torture`; in `make test` only those tests that are marked `committed`."""
+    change = [regression_on_a_table, images_in_folders, another_learning_rate][part]
+    project.run("dvc", "remote", "add", "--default", "storage", "../storage")
     change(project)
     project.run("dvc", "push")
     proposal = propose(change.__name__)
@@ -208,7 +206,7 @@ def test_whatever_valid_parameters_are_proposed_the_checks_pass(
     proposal.run(checks)
     assert proposal.failed is None, proposal.printed
     assert "Out of date" not in proposal.report
-    assert LAST_BITS in proposal.printed
+    assert VERIFIED in proposal.printed
 
 
 def test_an_unchanged_pipeline(project: Project, propose: Any) -> None:
@@ -216,68 +214,69 @@ def test_an_unchanged_pipeline(project: Project, propose: Any) -> None:
     proposal = propose("readme")
     assert proposal.failed is None, proposal.printed
     assert "No parameter changed." in proposal.report
-    assert "other inputs or outputs: none." in proposal.report
-    assert proposal.printed.rstrip().endswith(LAST_BITS)
+    assert "inputs or outputs changed: none." in proposal.report
+    assert proposal.printed.rstrip().endswith(VERIFIED)
 
 
-def test_a_forgotten_run(project: Project, propose: Any) -> None:
+def test_outdated_results_are_refused(project: Project, propose: Any) -> None:
     project.set(lr=0.003)
     proposal = propose("forgotten")
     assert proposal.failed == "make verify"
-    assert "> **Out of date:** what follows was measured before the last change of train: lr." in proposal.report
+    assert "> **Out of date:** these results were measured before the last change of train: lr." in proposal.report
     assert (
-        "verify: error: dvc.lock and reports/ are of another state than the commit, changed since: train: lr; "
+        "verify: error: dvc.lock and reports/ are out of date, changed since: train: lr; "
         "run `make repro`, then commit dvc.lock and reports/ together with the change"
     ) in proposal.printed
     assert "Running stage" not in proposal.printed, "seen without running anything"
 
 
-def test_results_that_no_run_gives(project: Project, propose: Any) -> None:
-    """Someone has written a better accuracy into the reports, and the right hashes of that into dvc.lock."""
+def test_forged_results_are_refused(project: Project, propose: Any) -> None:
+    """A better accuracy in reports/metrics.json, and its md5 in dvc.lock."""
     path, lock = project.root / "reports/metrics.json", project.root / "dvc.lock"
-    honest = path.read_text()
-    path.write_text(honest.replace('"accuracy": 0.9', '"accuracy": 0.99'))
-    assert path.read_text() != honest
-    before, after = (hashlib.md5(text.encode()).hexdigest() for text in (honest, path.read_text()))
-    lock.write_text(
-        lock.read_text().replace(before, after).replace(f"size: {len(honest)}\n", f"size: {len(honest) + 1}\n")
-    )
-    proposal = propose("false")
+    text = path.read_text()
+    path.write_text(text.replace('"accuracy": 0.9', '"accuracy": 0.99'))
+    forged = path.read_text()
+    assert forged != text
+    before, after = (hashlib.md5(content.encode()).hexdigest() for content in (text, forged))
+    lock.write_text(lock.read_text().replace(before, after).replace(f"size: {len(text)}\n", f"size: {len(forged)}\n"))
+    proposal = propose("forged")
     assert proposal.failed == "make verify"
-    assert "verify: error: reports/ contradict themselves: reports/metrics.json accuracy is 0.99" in proposal.printed
+    assert "verify: error: reports/ are inconsistent: reports/metrics.json accuracy is 0.99" in proposal.printed
     assert "Running stage" not in proposal.printed, "seen without running anything"
 
 
 def test_results_of_another_kind_of_processor(project: Project, propose: Any) -> None:
-    """At this learning rate rounding moves the accuracy by points, and the proposal is verified all the same."""
+    """At this learning rate, rounding changes the accuracy by percentage points, and `make verify` accepts that."""
     project.set(lr=0.01, epochs=2)
     project.run("dvc", "repro", ATEN_CPU_CAPABILITY="default")
-    proposal = propose("another")
+    proposal = propose("other-processor")
     assert proposal.failed is None, proposal.printed
-    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":  # it has no other way to round
-        assert LAST_BITS in proposal.printed
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":  # the only way to round here
+        assert VERIFIED in proposal.printed
         return
-    assert "> **Other processor:** `main` was made on " in proposal.report
-    assert "verified: not to the last bit, but no figure contradicts this commit: accuracy 0." in proposal.printed
+    assert "> **Different processors:** the results of `main` are from " in proposal.report
+    assert (
+        "verified: not to the last bit, but no metric differs by more than rounding explains: accuracy 0."
+        in proposal.printed
+    )
 
 
-def test_a_broken_parameter(project: Project, propose: Any) -> None:
+def test_an_invalid_parameter(project: Project, propose: Any) -> None:
     project.set(lr=-1)
-    proposal = propose("broken")
+    proposal = propose("invalid")
     assert proposal.failed == "make verify"
     assert "verify: error: params.yaml: lr: found -1, expected a number above 0" in proposal.printed
     assert "Traceback" not in proposal.printed
 
 
-def test_the_comment(tmp_path: Path) -> None:
-    """`gh` is given the branch as one word, whatever its name, and the report as a file."""
+def test_the_comment_is_the_report(tmp_path: Path) -> None:
+    """`gh` gets the branch as one argument, whatever its name, and the report as a file."""
     (command,) = commands("pull-request-comment", "comment")
     gh = tmp_path / "gh"
     gh.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > called\n')
     gh.chmod(gh.stat().st_mode | stat.S_IXUSR)
     variables = {"PULL_REQUEST": "somebody:a $(touch injected) branch", "PATH": f"{tmp_path}:/usr/bin:/bin"}
     subprocess.run(["bash", "-e", "-c", command], cwd=tmp_path, env=variables, check=True)
-    assert (tmp_path / "called").read_text().splitlines() == [
-        *["pr", "comment", variables["PULL_REQUEST"], "--body-file", "report.md", "--edit-last", "--create-if-none"]
-    ]
+    options = ["--body-file", "report.md", "--edit-last", "--create-if-none"]
+    assert (tmp_path / "called").read_text().splitlines() == ["pr", "comment", variables["PULL_REQUEST"], *options]
     assert not (tmp_path / "injected").exists()

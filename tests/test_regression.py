@@ -112,7 +112,7 @@ def test_the_interval_holds_the_difference() -> None:
     found = paired_errors(base, base * 0.9)
     assert found.difference == pytest.approx(-0.1 * base.mean())
     assert found.low < found.difference < found.high < 0
-    assert "significantly better on 2,000 images" in str(found)
+    assert "significantly better (2,000 test images)" in str(found)
     assert "significantly worse" in str(paired_errors(base, base * 1.1))
     assert "+0, 95 % interval +0 to +0: no significant difference" in str(paired_errors(base, base))
 
@@ -160,7 +160,7 @@ def test_from_a_table_to_its_figures_with_dvc(brightness: Project) -> None:
     predictions.to_csv(reports / "predictions.csv", index=False)
     text = brightness.run("python", "-W", "error", "-m", "experiments.report", "HEAD").stdout
     assert "**Mean absolute error of target" in text
-    assert "significantly worse on " in text
+    assert "significantly worse (" in text
     assert "### Confusion" not in text
 
 

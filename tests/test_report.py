@@ -1,4 +1,4 @@
-"""The report that compares two revisions, and its statistics."""
+"""`make report`, which compares two revisions, and its significance test."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.conftest import Project
 
 
 def sides(only_base: int, only_this: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two sides that are both right on half of the other rows."""
+    """Whether base and this are right on each row; both are on half of the remaining rows."""
     base, this = np.arange(rows) % 2 == 0, np.arange(rows) % 2 == 0
     base[:only_base], this[:only_base] = True, False
     base[only_base : only_base + only_this], this[only_base : only_base + only_this] = False, True
@@ -20,35 +20,35 @@ def sides(only_base: int, only_this: int, rows: int) -> tuple[np.ndarray, np.nda
 
 
 def test_mcnemars_p_value_is_exact() -> None:
-    # Of 10 rows that one side alone got right, 2 and 8: twice the chance of at most 2 heads in 10 throws.
+    # 2 and 8 of 10 rows that only one side got right: twice the probability of at most 2 heads in 10 throws.
     assert paired(*sides(2, 8, 1000)).p_value == pytest.approx(2 * (1 + 10 + 45) / 2**10)
     assert paired(*sides(8, 2, 1000)).p_value == paired(*sides(2, 8, 1000)).p_value
     assert paired(*sides(0, 0, 100)).p_value == 1.0
 
 
-def test_the_interval_is_that_of_resampled_rows() -> None:
+def test_the_interval_is_the_bootstrap_interval() -> None:
     base, this = sides(120, 180, 10_000)
-    found = paired(base, this)
+    test = paired(base, this)
     difference = this.astype(int) - base.astype(int)
     random = np.random.default_rng(1)
-    drawn = [difference[random.integers(0, 10_000, 10_000)].mean() for _ in range(2000)]
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=3e-4)
+    resampled = [difference[random.integers(0, 10_000, 10_000)].mean() for _ in range(2000)]
+    assert (test.low, test.high) == pytest.approx(tuple(np.quantile(resampled, [0.025, 0.975])), abs=3e-4)
     spread = norm.ppf(0.975) * difference.std() / 100
-    assert (found.low, found.high) == pytest.approx((0.006 - spread, 0.006 + spread), abs=2e-4)
-    assert found.difference == 0.006
+    assert (test.low, test.high) == pytest.approx((0.006 - spread, 0.006 + spread), abs=2e-4)
+    assert test.difference == 0.006
 
 
 @pytest.mark.parametrize(
     ("only_base", "only_this", "words"),
     [
         (100, 131, "+0.31 points, 95 % interval +0.0"),
-        (10, 60, "significantly better on 10,000 images"),
-        (60, 10, "significantly worse on 10,000 images"),
-        (110, 130, "no significant difference on 10,000 images"),
+        (10, 60, "significantly better (10,000 test images)"),
+        (60, 10, "significantly worse (10,000 test images)"),
+        (110, 130, "no significant difference (10,000 test images)"),
         (0, 0, "+0.00 points, 95 % interval +0.00 to +0.00: no significant difference"),
     ],
 )
-def test_one_sentence_for_a_reviewer(only_base: int, only_this: int, words: str) -> None:
+def test_the_result_is_one_sentence(only_base: int, only_this: int, words: str) -> None:
     assert words in str(paired(*sides(only_base, only_this, 10_000)))
 
 
@@ -58,7 +58,7 @@ def report(project: Project, base: str = "main") -> str:
 
 @pytest.fixture
 def proposal(project: Project, tmp_path: Path) -> Project:
-    """A bare clone, with nothing of DVC's, of a branch that changes the learning rate."""
+    """A clone, without a DVC cache, of a branch that changes the learning rate."""
     project.run("git", "switch", "--quiet", "--create", "proposal")
     project.set(lr=0.003, epochs=2)
     project.repro()
@@ -69,13 +69,14 @@ def proposal(project: Project, tmp_path: Path) -> Project:
     return clone
 
 
-def test_a_report_in_a_bare_clone(proposal: Project) -> None:
+def test_a_report_in_a_clone_without_a_cache(proposal: Project) -> None:
     text = report(proposal)
     assert (proposal.root / "report.md").read_text() == text
-    assert text.startswith("## Against `main`\n\n**Accuracy ")
+    assert text.startswith("## Compared with `main`\n\n**Accuracy ")
     assert "| `lr` | `0.001` | `0.003` | train, evaluate |" in text
-    assert "Stages with other inputs or outputs: train, evaluate." in text
-    assert "on 1,000 images.**" in text
+    assert "Stages whose inputs or outputs changed: train, evaluate." in text
+    assert "Changed code" not in text
+    assert "(1,000 test images).**" in text
     assert text.count("    line [") == 2
     assert "| accuracy | " in text
     assert "Out of date" not in text
@@ -92,10 +93,10 @@ def test_nothing_changed(fresh: Project) -> None:
     text = done.stdout
     assert "+0.00 points" in text
     assert "No parameter changed." in text
-    assert "other inputs or outputs: none." in text
+    assert "inputs or outputs changed: none." in text
 
 
-def test_images_are_the_same_whether_their_files_are_named_or_not(fresh: Project) -> None:
+def test_predictions_with_and_without_a_file_column_can_be_compared(fresh: Project) -> None:
     path = fresh.root / "reports/predictions.csv"
     table = pd.read_csv(path)
     table.insert(1, "file", [f"{row}/7" if row % 2 else str(row) for row in table["index"]])
@@ -105,18 +106,31 @@ def test_images_are_the_same_whether_their_files_are_named_or_not(fresh: Project
     assert "### Confusion" in text
 
 
-def test_a_forgotten_run_is_told(fresh: Project) -> None:
+def test_changed_files_are_named(project: Project) -> None:
+    for name in ("metrics", "pictures"):
+        with (project.root / f"stages/lib/reporting/{name}.py").open("a") as file:
+            file.write("# another line\n")
+    assert project.repro() == ["evaluate"]
+    named = "Changed code: `stages/lib/reporting/metrics.py`, `stages/lib/reporting/pictures.py`."
+    assert named in report(project)
+    project.commit("another line")
+    text = report(project, "HEAD~1")
+    assert named in text
+    assert "Stages whose inputs or outputs changed: evaluate." in text
+
+
+def test_outdated_results_are_marked(fresh: Project) -> None:
     fresh.set(lr=0.5)
-    assert "> **Out of date:** what follows was measured before the last change of train: lr. Run" in report(fresh)
+    assert "> **Out of date:** these results were measured before the last change of train: lr. Run" in report(fresh)
 
 
-def test_equal_numbers_in_other_words_are_no_change(fresh: Project) -> None:
+def test_the_same_number_in_another_notation_is_no_change(fresh: Project) -> None:
     fresh.set(lr="1e-3")
     assert "No parameter changed." in report(fresh)
     assert "Out of date" not in report(fresh)
 
 
-def test_other_test_images_are_not_compared(fresh: Project) -> None:
+def test_results_on_different_test_images_are_not_compared(fresh: Project) -> None:
     path = fresh.root / "reports/predictions.csv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]))
@@ -126,7 +140,7 @@ def test_other_test_images_are_not_compared(fresh: Project) -> None:
     assert "### Confusion" not in text
 
 
-def test_of_many_classes_the_ones_that_changed_most(fresh: Project) -> None:
+def test_of_many_classes_those_that_changed_most_are_shown(fresh: Project) -> None:
     path = fresh.root / "reports/predictions.csv"
     table = pd.read_csv(path)
     table["actual"] = table["index"] % 30
@@ -142,7 +156,7 @@ def test_of_many_classes_the_ones_that_changed_most(fresh: Project) -> None:
     assert text.count("100.0% | 100.0% |") == 9
 
 
-def test_the_first_results_are_shown_alone(fresh: Project) -> None:
+def test_results_are_shown_alone_if_the_base_has_none(fresh: Project) -> None:
     fresh.run("git", "rm", "--quiet", "-r", "--cached", "reports")
     fresh.run("git", "commit", "--quiet", "--message", "no results")
     text = report(fresh, "HEAD")
@@ -151,20 +165,17 @@ def test_the_first_results_are_shown_alone(fresh: Project) -> None:
     assert text.count("    line [") == 1
 
 
-def test_what_cannot_be_compared_is_one_line(fresh: Project) -> None:
+def test_errors_are_one_line(fresh: Project) -> None:
     def refusal(base: str) -> str:
         return fresh.run("python", "-m", "experiments.report", base, fails=True).stderr
 
-    assert refusal("mian").startswith(
-        "report: error: `mian` is no revision that git knows here; `git fetch origin mian`"
-    )
+    assert refusal("mian").startswith("report: error: git does not know the revision `mian`; `git fetch origin mian`")
     fresh.run("git", "rm", "--quiet", "--cached", "reports/train.csv")
     fresh.run("git", "commit", "--quiet", "--message", "a part")
     assert refusal("HEAD") == (
-        "report: error: reports/train.csv of `HEAD` is not there; "
-        "run `make repro` there, commit dvc.lock and reports/\n"
+        "report: error: reports/train.csv is missing in `HEAD`; run `make repro` there, commit dvc.lock and reports/\n"
     )
     (fresh.root / "reports/train.csv").write_text("")
-    assert refusal("HEAD~1").startswith("report: error: reports/train.csv of `this` is damaged")
+    assert refusal("HEAD~1").startswith("report: error: reports/train.csv is damaged in the working tree")
     (fresh.root / "reports/metrics.json").unlink()
-    assert refusal("HEAD~1").startswith("report: error: reports/metrics.json is not there, so there are no results yet")
+    assert refusal("HEAD~1").startswith("report: error: no results yet: reports/metrics.json is missing")

@@ -1,4 +1,4 @@
-"""A remote, a colleague's clone, two branches that come together: the real dvc, and a server that speaks S3."""
+"""DVC remotes, a colleague's clone, and merges of two branches, with the real dvc and an S3 server."""
 
 import json
 import re
@@ -12,14 +12,14 @@ from tests.conftest import Project, artifacts
 
 
 def clone(project: Project, root: Path) -> Project:
-    """What a colleague has: the files in git, no data, no cache."""
+    """Clone the project: the files in git, without data or cache."""
     project.run("git", "clone", "--quiet", str(project.root), str(root))
     return Project(root)
 
 
 @pytest.fixture(params=["folder", "S3"])
 def remote(request: pytest.FixtureRequest, project: Project, tmp_path: Path) -> Iterator[list[list[str]]]:
-    """A remote that is named in the project's git, as README says; and the commands that tell DVC the credentials."""
+    """A remote configured as in docs/sharing.md, and the commands that give DVC its credentials."""
     if request.param == "folder":
         project.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "remote"))
         project.commit("a remote")
@@ -40,17 +40,17 @@ def remote(request: pytest.FixtureRequest, project: Project, tmp_path: Path) -> 
     project.run("dvc", "remote", "add", "--default", "storage", "s3://team/lastbit")
     project.run("dvc", "remote", "modify", "storage", "endpointurl", match[0])
     project.commit("a remote")
-    told = [["dvc", "remote", "modify", "--local", "storage", key, value] for key, value in credentials.items()]
-    for command in told:
+    logins = [["dvc", "remote", "modify", "--local", "storage", key, value] for key, value in credentials.items()]
+    for command in logins:
         project.run(*command)
-    yield told
+    yield logins
 
 
 def test_a_colleague_pulls_and_runs_nothing(
     project: Project, reproduced: Project, tmp_path: Path, remote: list[list[str]]
 ) -> None:
     project.run("dvc", "push")
-    project.commit("nothing secret is left to commit")
+    project.commit("whatever is left to commit")
     assert "secret" not in project.run("git", "grep", "-i", "secret", "--", ".dvc", fails=True).stdout
 
     colleague = clone(project, tmp_path / "colleague")
@@ -64,13 +64,13 @@ def test_a_colleague_pulls_and_runs_nothing(
 
 
 @pytest.mark.parametrize("remote", ["folder"], indirect=True)
-def test_a_machine_that_runs_one_change_fetches_what_it_needs(
+def test_a_machine_that_runs_one_change_pulls_only_what_it_needs(
     project: Project, tmp_path: Path, remote: list[list[str]]
 ) -> None:
     project.run("dvc", "push")
     machine = clone(project, tmp_path / "machine")
     assert machine.repro("--pull", "--allow-missing") == []
-    assert not (machine.root / ".dvc/cache/files").exists(), "all is up to date, so nothing is fetched"
+    assert not (machine.root / ".dvc/cache/files").exists(), "everything is up to date, so nothing is pulled"
     machine.set(epochs=1)
     assert machine.repro("--pull", "--allow-missing") == ["train", "evaluate"]
     assert not (machine.root / "data/normalized").exists()
@@ -80,7 +80,7 @@ def test_a_machine_that_runs_one_change_fetches_what_it_needs(
 
 @pytest.mark.torture(quick=0, long=1)
 def test_two_branches_that_both_changed_a_number(project: Project, tmp_path: Path, part: int) -> None:
-    """The recipe of the README: merge, `make repro`, commit."""
+    """As in docs/pull_requests.md: merge, `make repro`, commit."""
     project.set(epochs=1)
     project.commit("quick ones")
     project.run("git", "switch", "--quiet", "--create", "proposal")
@@ -101,5 +101,5 @@ def test_two_branches_that_both_changed_a_number(project: Project, tmp_path: Pat
     assert project.repro() == []
 
     assert clone(project, tmp_path / "clone").repro("--allow-missing") == []
-    described = json.loads((project.root / "models/model.json").read_text())["parameters"]
-    assert (described["lr"], described["batch_size"]) == (0.01, 128)
+    parameters = json.loads((project.root / "models/model.json").read_text())["parameters"]
+    assert (parameters["lr"], parameters["batch_size"]) == (0.01, 128)
