@@ -111,6 +111,10 @@ class Project:
         """Run one stage without DVC."""
         return self.run("python", "-W", "error", "-m", f"stages.{name}", fails=fails, **variables)
 
+    def command(self, name: str, *arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run one of the commands in commands/."""
+        return self.run("python", "-W", "error", "-m", f"commands.{name}", *arguments, fails=fails)
+
     def repro(self, *arguments: str) -> list[str]:
         """`dvc repro`: the stages that it ran, but for check, which runs after every change of params.yaml."""
         lines = self.run("dvc", "repro", *arguments).stdout.splitlines()
@@ -326,7 +330,7 @@ def project(reproduced: Project, tmp_path: Path) -> Project:
 def shipped(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project of which `make export` has been run. Shared: copy it before changing it."""
     project = reproduced.copy(tmp_path_factory.mktemp("session") / "shipped")
-    project.stage("export")
+    project.command("export")
     return project
 
 

@@ -48,7 +48,7 @@ def page(shipped: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = shipped.copy(tmp_path_factory.mktemp("page") / "project")
     (project.root / "demo/node_modules").mkdir(parents=True)
     (project.root / "demo/node_modules/onnxruntime-web").symlink_to(RUNTIME)
-    project.stage("demo")
+    project.command("demo")
     return project
 
 
@@ -404,7 +404,8 @@ def test_a_model_of_colours_and_many_classes(
     """It cannot be drawn for; a file gets the ten most probable classes."""
     project = Project(tmp_path / "project")
     shutil.copytree(page.root / "demo", project.root / "demo", symlinks=True)
-    shutil.copytree(page.root / "stages", project.root / "stages")
+    for name in ("commands", "stages"):
+        shutil.copytree(page.root / name, project.root / name)
     data = DataDescription(
         dataset="made up", classes=[f"kind {n}" for n in range(25)], shape=(3, 16, 16), mean=[0.9] * 3, std=[0.3] * 3
     )
@@ -416,7 +417,7 @@ def test_a_model_of_colours_and_many_classes(
     network, model = model_file.load(path)
     program = exported.program_of(end_to_end(network, data), data)
     exported.save_onnx(program, path.with_suffix(".onnx"), data, exported.about(model))
-    project.stage("demo")
+    project.command("demo")
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "picture.png")
     project.run("python", "-m", "commands.predict", str(tmp_path / "picture.png"), "--top-k", "10", "--csv", "said.csv")
@@ -443,15 +444,15 @@ def test_what_is_refused_in_one_line(page: Project, tmp_path: Path) -> None:
     before = (project.root / "reports/demo/model.onnx").read_bytes()
     project.set(epochs=1)
     project.stage("train")
-    refused = project.stage("demo", fails=True).stderr
+    refused = project.command("demo", fails=True).stderr
     assert refused == (
         "demo: error: models/model.onnx: of another model than models/model.safetensors; run `make export`\n"
     )
     (project.root / "models/model.onnx").write_bytes(before[:1000])
-    assert "models/model.onnx: damaged" in project.stage("demo", fails=True).stderr
+    assert "models/model.onnx: damaged" in project.command("demo", fails=True).stderr
     (project.root / "models/model.onnx").unlink()
-    assert project.stage("demo", fails=True).stderr == "demo: error: models/model.onnx: not there; run `make export`\n"
+    assert project.command("demo", fails=True).stderr == "demo: error: models/model.onnx: not there; run `make export`\n"
     (project.root / "demo/node_modules/onnxruntime-web").unlink()
-    assert "`make demo` fetches it, with npm" in project.stage("demo", fails=True).stderr
+    assert "`make demo` fetches it, with npm" in project.command("demo", fails=True).stderr
     assert (project.root / "reports/demo/model.onnx").read_bytes() == before
     assert json.loads((project.root / "reports/demo/about.json").read_text())["on_light"] is False

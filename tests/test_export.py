@@ -92,7 +92,7 @@ def test_what_the_model_knows_of_itself_stands_in_the_files(shipped: Project) ->
 
 
 def test_the_same_bytes_elsewhere_and_no_place_in_them(shipped: Project, project: Project) -> None:
-    project.stage("export")
+    project.command("export")
     for path in FILES:
         content = (project.root / path).read_bytes()
         assert content == (shipped.root / path).read_bytes(), path
@@ -165,8 +165,8 @@ def test_a_file_that_differs_is_not_written(project: Project, monkeypatch: pytes
 
 def test_what_is_refused_in_one_line(project: Project) -> None:
     (project.root / "models/model.safetensors").write_bytes(b"other")
-    assert "not the weights that models/model.json describes" in project.stage("export", fails=True).stderr
-    without = "import sys; sys.modules['onnx'] = None; from stages import export; export.run(export.main)"
+    assert "not the weights that models/model.json describes" in project.command("export", fails=True).stderr
+    without = "import sys; sys.modules['onnx'] = None; from commands import export; export.run(export.main)"
     said = project.run("python", "-c", without, fails=True).stderr
     assert said == "-c: error: onnx: not installed; pip install onnx onnxruntime onnxscript\n"
 

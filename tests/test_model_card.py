@@ -51,7 +51,7 @@ def described(data: DataDescription) -> model_file.ModelDescription:
 
 
 def test_it_tells_what_the_reports_tell(project: Project) -> None:
-    project.stage("card")
+    project.command("card")
     reports = project.root / "reports"
     card = (reports / "model_card.md").read_text()
     assert re.findall("^## (.*)", card, re.MULTILINE) == [*SECTIONS, "How to reproduce"]
@@ -89,7 +89,7 @@ def test_it_tells_what_the_reports_tell(project: Project) -> None:
 
 
 def test_its_command_finds_the_commit_that_brought_it(project: Project) -> None:
-    project.stage("card")
+    project.command("card")
     project.commit("the card")
     brought = project.run("git", "rev-parse", "HEAD").stdout
     (project.root / "notes.txt").write_text("something else")
@@ -104,7 +104,7 @@ def test_a_report_tells_of_a_card_of_other_results(project: Project) -> None:
     """It finds that out from what is in git."""
     told = "`reports/model_card.md` tells of other results. `make card` writes it anew"
     report = ("python", "-m", "experiments.report", "HEAD")
-    project.stage("card")
+    project.command("card")
     assert "model_card" not in project.run(*report).stdout
     card = (project.root / CARD).read_text()
     for path in ("models/model.json", "reports/calibration.csv"):
@@ -117,21 +117,21 @@ def test_a_report_tells_of_a_card_of_other_results(project: Project) -> None:
 
 
 def test_a_card_of_other_results_is_refused(project: Project) -> None:
-    project.stage("card")
+    project.command("card")
     project.set(epochs=1)
     project.stage("train")
     before = (project.root / CARD).read_text()
-    refused = project.stage("card", fails=True)
+    refused = project.command("card", fails=True)
     assert refused.stderr == (
         "card: error: reports/metrics.json: not of the model in models/model.safetensors; run `dvc repro`, then `make "
         "card`\n"
     )
     assert (project.root / CARD).read_text() == before
     project.stage("evaluate")
-    project.stage("card")
+    project.command("card")
     assert (project.root / CARD).read_text() != before
     (project.root / "reports/metrics.json").write_text("{")
-    assert "damaged" in project.stage("card", fails=True).stderr
+    assert "damaged" in project.command("card", fails=True).stderr
 
 
 def test_many_classes_and_one_without_images() -> None:

@@ -360,7 +360,7 @@ def test_predictions_name_the_files(fresh: Project, tmp_path: Path) -> None:
     names = sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
     assert predictions["file"].tolist() == [names[row] for row in predictions["index"]]
     assert (predictions["file"].str.split("/").str[0] == predictions["actual"]).all()
-    fresh.run("python", "-W", "error", "-m", "commands.card")
+    fresh.command("card")
     card = (fresh.root / "reports/model_card.md").read_text()
     assert "| file | actual | predicted |" in card
     wrong = predictions[predictions["actual"] != predictions["predicted"]]

@@ -446,18 +446,18 @@ def test_what_cannot_be_placed(
             predict_stage.main()
 
 
-@pytest.mark.parametrize("command", [["predict", "docs/digits"], ["download", "--help"]])
+@pytest.mark.parametrize("command", [["commands.predict", "docs/digits"], ["stages.download", "--help"]])
 def test_a_pipe_that_nobody_reads_ends_it_quietly(reproduced: Project, command: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    full = [sys.executable, "-W", "error", "-m", f"stages.{command[0]}", *command[1:]]
+    full = [sys.executable, "-W", "error", "-m", *command]
     root = reproduced.root
     done = subprocess.run(full, cwd=root, env=environment(), stdout=writer, stderr=subprocess.PIPE, text=True)
     both = subprocess.run(full, cwd=root, env=environment(), stdout=writer, stderr=writer)
     os.close(writer)
     assert done.returncode == both.returncode == 128 + signal.SIGPIPE
     assert [line for line in done.stderr.splitlines() if not line.startswith("predict: inverted")] == []
-    closed = reproduced.run("sh", "-c", f"exec python -W error -m stages.{' '.join(command)} >&-")
+    closed = reproduced.run("sh", "-c", f"exec python -W error -m {' '.join(command)} >&-")
     assert "rror" not in closed.stderr
 
 
@@ -477,17 +477,8 @@ def test_a_model_elsewhere_of_colour_and_of_numbers(
     Image.new("L", (20, 30), 77).save(folder / "plain.png")
     for data, head in ((COLOUR, ["image", "predicted"]), (NUMBERS, ["image", "predicted_angle", "predicted_size"])):
         network, _ = model_file.load(Path(model(data)))
-        command = [
-            "predict",
-            str(folder / "plain.png"),
-            "--model",
-            model(data),
-            "--top-k",
-            "1",
-            "--csv",
-            str(folder / "o.csv"),
-        ]
-        shown = reproduced.run("python", "-W", "error", "-m", "stages." + command[0], *command[1:]).stdout.splitlines()
+        options = ["--model", model(data), "--top-k", "1", "--csv", str(folder / "o.csv")]
+        shown = reproduced.command("predict", str(folder / "plain.png"), *options).stdout.splitlines()
         assert shown.pop(0).endswith("other.safetensors: mlp, trained on made up")
         assert shown[0].split() == head
         table = pd.read_csv(folder / "o.csv")

@@ -149,7 +149,7 @@ def propose(project: Project, tmp_path: Path) -> Any:
 
 
 def test_a_better_lr(project: Project, propose: Any) -> None:
-    project.stage("card")
+    project.command("card")
     project.set(lr=0.003)
     project.repro()
     proposal = propose("better-lr")
