@@ -23,9 +23,9 @@ import pandas as pd
 from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 
 from commands.lib.command_line import documented
+from commands.lib.flat import flat
 from commands.lib.markdown import row, table_of
 from experiments.comparison import paired, paired_errors
-from experiments.figures import flat
 from experiments.status import CARD, card_of_other_results, shortened_list, stale
 from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import write_text

@@ -9,7 +9,7 @@ from typing import Any
 
 from dvc.utils.serialize import parse_yaml
 
-from experiments.figures import flat
+from commands.lib.flat import flat
 from stages.lib.core.errors import UserError
 from stages.lib.core.parameters import PARAMETERS
 from stages.lib.datasets.table import DATASETS

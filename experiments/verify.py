@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from commands.lib.flat import flat
 from experiments.clone import share_dvc
 from experiments.comparison import paired
-from experiments.figures import flat
 from experiments.results import output
 from experiments.status import CARD, card_of_other_results, shortened_list, stale
 from stages.lib.core.errors import UserError
