@@ -451,7 +451,9 @@ def test_what_is_refused_in_one_line(page: Project, tmp_path: Path) -> None:
     (project.root / "models/model.onnx").write_bytes(before[:1000])
     assert "models/model.onnx: damaged" in project.command("demo", fails=True).stderr
     (project.root / "models/model.onnx").unlink()
-    assert project.command("demo", fails=True).stderr == "demo: error: models/model.onnx: not there; run `make export`\n"
+    assert (
+        project.command("demo", fails=True).stderr == "demo: error: models/model.onnx: not there; run `make export`\n"
+    )
     (project.root / "demo/node_modules/onnxruntime-web").unlink()
     assert "`make demo` fetches it, with npm" in project.command("demo", fails=True).stderr
     assert (project.root / "reports/demo/model.onnx").read_bytes() == before
