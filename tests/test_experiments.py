@@ -252,7 +252,7 @@ def test_a_sweep_that_is_none(fresh: Project, monkeypatch: pytest.MonkeyPatch) -
     assert "argument --jobs: found `0`, expected a whole number of at least 1" in refusal(
         "learning-rate", "--jobs", "0"
     )
-    assert "the following arguments are required: name; -h tells more" in refusal()
+    assert "the following arguments are required: name; -h shows the usage" in refusal()
     assert "found no sweep `nope`, expected one of learning-rate: make sweep NAME=" in refusal("nope")
     grids(
         fresh,

@@ -175,4 +175,4 @@ def test_the_example_of_the_documentation(reproduced: Project, tmp_path: Path) -
     assert abs(table["target"].std() - 90 / np.sqrt(12)) < 1
     assert table["split"].value_counts().to_dict() == {"train": 3500, "test": 1000, "val": 500}
     again = reproduced.run("python", "-m", "experiments.rotated_digits", str(folder), fails=True)
-    assert "expected the name of a folder that is not there yet" in again.stderr
+    assert "expected the name of a new folder" in again.stderr
