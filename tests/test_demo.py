@@ -224,7 +224,7 @@ def test_the_page_works_by_keyboard_and_with_a_screen_reader(opened: Chrome) -> 
         "paper": ("application", "Drawing area"),
         "clear": ("button", "Clear"),
         "file": ("button", "Choose an image file:"),
-        "invert": ("checkbox", "Invert an image whose background differs from those of the training images"),
+        "invert": ("checkbox", "Invert an image if its background is unlike the training images"),
         "model-input": ("image", "The input of the model"),
     }
     for name, (role, text) in named.items():
