@@ -1,11 +1,11 @@
-"""A page on which to try the model: models/model.onnx + demo/ -> reports/demo/
+"""Build a web page to try the model: models/model.onnx + demo/ -> reports/demo/
 
-    make demo          (python -m commands.demo, behind make export)
+    make demo          (make export, then python -m commands.demo)
 
-In:  the exported model; the page's own files in demo/; onnxruntime-web, which `make demo` takes from npm into
-     demo/node_modules/ by the checksums in demo/package-lock.json.
-Out: reports/demo/, a page for any static file server, which then needs no other: draw, or choose a file, and the model
-     answers in the browser.
+In:  the exported model; the page's files in demo/; onnxruntime-web, which `make demo` installs from npm into
+     demo/node_modules/, with the checksums in demo/package-lock.json.
+Out: reports/demo/, a page for any static file server. The user draws or chooses an image file, and the model runs in
+     the browser; no other server is contacted.
 """
 
 from stages.lib.core.process import run
@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from commands.export import ONNX, PACKAGES
-from commands.lib.backgrounds import on_light
+from commands.lib.backgrounds import trained_on_light
 from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import replacing_folder
 from stages.lib.model import model_file
@@ -23,10 +23,9 @@ from stages.lib.model import model_file
 PAGE = Path("demo")
 RUNTIME = PAGE / "node_modules/onnxruntime-web"
 DEMO = Path("reports/demo")
-# Under names that every server knows the type of; .mjs and the like some do not.
-FILES = {
-    **{name: PAGE / name for name in ("index.html", "style.css", "demo.js", "digit.js", "onnxruntime-web.LICENSE")},
-    "ort.js": RUNTIME / "dist/ort.wasm.bundle.min.mjs",
+FILES = {name: PAGE / name for name in ("index.html", "style.css", "demo.js", "digit.js", "onnxruntime-web.LICENSE")}
+FILES |= {
+    "ort.js": RUNTIME / "dist/ort.wasm.bundle.min.mjs",  # some servers do not know the type of .mjs
     "ort.wasm": RUNTIME / "dist/ort-wasm-simd-threaded.wasm",
     "model.onnx": ONNX,
 }
@@ -35,16 +34,16 @@ FILES = {
 def main() -> None:
     _, model = model_file.load(model_file.MODEL)
     if not model.data.classes:
-        raise UserError("the model is a regression; the page shows the probabilities of classes: train a classifier")
+        raise UserError("the model is a regression, but the page shows probabilities of classes: train a classifier")
     if not RUNTIME.exists():
-        raise UserError(f"{RUNTIME}: not there; `make demo` fetches it, with npm")
-    refuse_another_model(model.weights_sha256)
+        raise UserError(f"{RUNTIME}: not found; `make demo` installs it with npm")
+    check_exported(model.weights_sha256)
     about = {
         "network": model.architecture.model,
         "dataset": model.data.dataset,
         "classes": model.data.classes,
         "shape": model.data.shape,
-        "on_light": on_light(model.data),
+        "on_light": trained_on_light(model.data),
     }
     with replacing_folder(DEMO) as folder:
         for name, source in FILES.items():
@@ -54,19 +53,19 @@ def main() -> None:
     print(f"{DEMO}: {size / 1e6:.1f} MB; try it: python -m http.server --bind 127.0.0.1 --directory {DEMO}")
 
 
-def refuse_another_model(weights_sha256: str) -> None:
-    """The exported file has to be of the model that the page tells of.
+def check_exported(weights_sha256: str) -> None:
+    """Check that the exported file is of the current model.
 
     Raises:
-        UserError: it is of another one, damaged, or not there.
+        UserError: it is of another one, damaged or missing.
     """
     try:
         import onnx
-        from google.protobuf.message import DecodeError  # which onnx brings
+        from google.protobuf.message import DecodeError  # a dependency of onnx
     except ImportError as error:
         raise UserError(f"onnx: not installed; pip install {' '.join(PACKAGES)}") from error
     if not ONNX.exists():
-        raise UserError(f"{ONNX}: not there; run `make export`")
+        raise UserError(f"{ONNX}: not found; run `make export`")
     try:
         about = {entry.key: entry.value for entry in onnx.load(ONNX).metadata_props}
     except DecodeError as error:

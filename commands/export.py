@@ -1,15 +1,15 @@
-"""The model for other programs: models/ -> models/model.{pt2,onnx,int8.onnx}
+"""Export the model for other programs: models/ -> models/model.{pt2,onnx,int8.onnx}
 
     make export          (python -m commands.export)
 
-In:  the model; the normalized test split, on which every file has to give what PyTorch gives; training images, from
-     which the ranges for 8 bits are taken.
+In:  the model; the normalized test split, on which the outputs of every file are compared with PyTorch's; training
+     images, to calibrate the 8-bit file.
 Out: model.onnx, for onnxruntime on servers, on phones and in browsers; model.int8.onnx, a quarter of its size;
-     model.pt2, torch.export's own format, for PyTorch without this project's code, and for ExecuTorch. Pixels go in,
-     probabilities come out (of a regression, quantities). reports/export.json: what each file says, weighs and takes.
-TorchScript (`torch.jit.script`, `torch.jit.trace`), with which tutorials still take models to a phone, is deprecated:
-PyTorch itself says so, and names torch.export in its place.
-A command and no stage: only who ships a model wants this, and its timings are of one machine, which git is not told.
+     model.pt2, torch.export's format, for PyTorch without this project's code, and for ExecuTorch. Inputs are pixels,
+     outputs probabilities (of a regression, quantities). reports/export.json: differences, sizes and latencies.
+TorchScript (`torch.jit.script`, `torch.jit.trace`) is deprecated in PyTorch in favour of torch.export.
+A command, not a stage: only a model that is deployed needs it, and its timings, which depend on the machine, are not
+for git.
 """
 
 from stages.lib.core.process import run
@@ -40,9 +40,9 @@ NORMALIZED = Path("data/normalized")
 PT2, ONNX, INT8 = (model_file.MODEL.with_suffix(ending) for ending in (".pt2", ".onnx", ".int8.onnx"))
 REPORT = Path("reports/export.json")
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-CALIBRATED = 512  # training images, evenly from all of them
-MOST = 1e-4  # that a probability, or a standardized quantity, may differ from PyTorch's; rounding stays far below
-MOST_RUNS, MOST_SECONDS = 1000, 10.0  # of timing
+CALIBRATION_IMAGES = 512
+TOLERANCE = 1e-4  # of a probability, or a standardized quantity; rounding stays far below it
+MAX_RUNS, MAX_SECONDS = 1000, 10.0  # of the timing
 
 
 def main() -> None:
@@ -57,8 +57,8 @@ def main() -> None:
         raise UserError(f"{NORMALIZED}: not of the data that {model_file.MODEL} was trained on; run `dvc repro`")
     about = exported.about(model)
 
-    with ExitStack() as all_or_none:
-        pt2, onnx, int8 = (all_or_none.enter_context(replacing(path)) for path in (PT2, ONNX, INT8))
+    with ExitStack() as stack:  # writes all files or none
+        pt2, onnx, int8 = (stack.enter_context(replacing(path)) for path in (PT2, ONNX, INT8))
 
         # --- Write ---
         whole = end_to_end(network, model.data)
@@ -66,35 +66,36 @@ def main() -> None:
             program = exported.program_of(whole, model.data)
             exported.save_pt2(program, pt2, about)
             exported.save_onnx(program, onnx, model.data, about)
-        except (OSError, MemoryError):  # which say what they are
+        except (OSError, MemoryError):
             raise
-        except Exception as error:  # torch has many
+        except Exception as error:  # torch raises many kinds
             raise UserError(
                 f"{model_file.MODEL}: the network {model.architecture.model} cannot be exported ({reason(error)})"
             ) from error
-        exported.save_quantized(int8, onnx, evenly(train, CALIBRATED))
+        exported.save_quantized(int8, onnx, evenly_spaced(train, CALIBRATION_IMAGES))
 
-        # --- Check, on every test image ---
+        # --- Compare with PyTorch on every test image ---
         runners: dict[Path, Runner] = {
             model_file.MODEL: whole,
             PT2: exported.load_pt2(pt2),
             ONNX: exported.load_onnx(onnx),
             INT8: exported.load_onnx(int8),
         }
-        found = checked(network, runners, test)
+        comparison = compare(network, runners, test)
         for path in (PT2, ONNX):
-            if not found[path]["max_difference"] <= MOST:
+            difference = comparison[path]["max_difference"]
+            if not difference <= TOLERANCE:  # NaN, too
                 raise UserError(
-                    f"{path}: differs from PyTorch by {found[path]['max_difference']:.3g}, more than {MOST}; nothing "
-                    "is written (please report it)"
+                    f"{path}: differs from PyTorch by {difference:.3g}, more than {TOLERANCE}; no file was written "
+                    "(please report it)"
                 )
 
-        # --- Weigh and time ---
+        # --- Size and latency ---
         sizes = [path.stat().st_size for path in (model_file.MODEL, pt2, onnx, int8)]
-        latencies = timed(list(runners.values()), test.rows(0, 1))
+        latencies = time_runners(list(runners.values()), test.rows(0, 1))
 
     files = {
-        str(path): {"bytes": size, "latency_ms": latency, **found[path]}
+        str(path): {"bytes": size, "latency_ms": latency, **comparison[path]}
         for path, size, latency in zip(runners, sizes, latencies, strict=True)
     }
     report = {
@@ -109,70 +110,70 @@ def main() -> None:
     show(files, model.data)
 
 
-def evenly(split: tensors.Split, most: int) -> np.ndarray:
-    """At most so many images of a split, from its beginning to its end: (N, C, H, W) uint8."""
+def evenly_spaced(split: tensors.Split, most: int) -> np.ndarray:
+    """Return at most so many images, evenly spaced over a split: (N, C, H, W) uint8."""
     rows = np.linspace(0, len(split) - 1, min(most, len(split))).astype(int).tolist()
     return torch.cat([split.rows(row, row + 1) for row in rows]).numpy()
 
 
-def checked(network: nn.Module, runners: Mapping[Path, Runner], test: tensors.Split) -> dict[Path, dict[str, Any]]:
-    """What each file says of the test images, held against what evaluate's road through PyTorch says.
+def compare(network: nn.Module, runners: Mapping[Path, Runner], test: tensors.Split) -> dict[Path, dict[str, Any]]:
+    """Compare the outputs of each file with those that evaluate computes.
 
     Returns:
-        For each file: the largest difference of a probability (of a standardized quantity), how many images get another
-        class, and the score, accuracy or R2, on the whole split.
+        For each file: the largest difference of a probability (of a standardized quantity), the number of images with
+        another predicted class, and the score, accuracy or R2, on the whole split.
     """
     data = test.description
     scale = torch.tensor([quantity.std for quantity in data.quantities] or 1.0, dtype=torch.float64)
     differences = dict.fromkeys(runners, 0.0)
-    others = dict.fromkeys(runners, 0)
+    other_classes = dict.fromkeys(runners, 0)
     sums = dict.fromkeys(runners, torch.zeros(data.outputs if data.quantities else 1, dtype=torch.float64))
     for rows, outputs in outputs_of(network, test, torch.device("cpu"), SINGLE):
         expected = outputs.softmax(1) if data.classes else tasks.in_original_units(outputs, data)
         images = test.rows(rows.start, rows.stop)
         for path, runner in runners.items():
             with torch.inference_mode():
-                said = runner(images).double()
-            difference = ((said - expected) / scale).abs().max()
-            differences[path] = float(torch.maximum(difference, torch.tensor(differences[path])))  # NaN stays
-            others[path] += int((said.argmax(1) != expected.argmax(1)).sum()) if data.classes else 0
-            sums[path] = sums[path] + tasks.sums(said, test.targets[rows])
-    return {
-        path: {
-            "max_difference": differences[path],
-            **({"other_classes": others[path]} if data.classes else {}),
-            tasks.score_name(data): tasks.score(sums[path], test.targets),
-        }
-        for path in runners
-    }
+                actual = runner(images).double()
+            difference = ((actual - expected) / scale).abs().max()
+            differences[path] = float(torch.maximum(difference, torch.tensor(differences[path])))  # keeps NaN
+            if data.classes:
+                other_classes[path] += int((actual.argmax(1) != expected.argmax(1)).sum())
+            sums[path] = sums[path] + tasks.sums(actual, test.targets[rows])
+    results: dict[Path, dict[str, Any]] = {}
+    for path in runners:
+        results[path] = {"max_difference": differences[path]}
+        if data.classes:
+            results[path]["other_classes"] = other_classes[path]
+        results[path][tasks.score_name(data)] = tasks.score(sums[path], test.targets)
+    return results
 
 
-def timed(runners: list[Runner], image: Tensor) -> list[float]:
-    """Milliseconds for one image, (1, C, H, W) uint8, the median of many runs, in which all take turns."""
+def time_runners(runners: list[Runner], image: Tensor) -> list[float]:
+    """Return the median of milliseconds for one image, (1, C, H, W) uint8. The runners alternate."""
     times: list[list[float]] = [[] for _ in runners]
-    end = time.perf_counter() + MOST_SECONDS
+    end = time.perf_counter() + MAX_SECONDS
     with torch.inference_mode():
-        while len(times[0]) < MOST_RUNS and (time.perf_counter() < end or len(times[0]) < 3):
-            for runner, own in zip(runners, times, strict=True):
+        while len(times[0]) < MAX_RUNS and (time.perf_counter() < end or len(times[0]) < 3):
+            for runner, milliseconds in zip(runners, times, strict=True):
                 start = time.perf_counter()
                 runner(image)
-                own.append((time.perf_counter() - start) * 1000)
-    return [statistics.median(own) for own in times]
+                milliseconds.append((time.perf_counter() - start) * 1000)
+    return [statistics.median(milliseconds) for milliseconds in times]
 
 
 def show(files: Mapping[str, Mapping[str, Any]], data: DataDescription) -> None:
-    """The report as a table."""
+    """Print the report as a table."""
     score = tasks.score_name(data)
     head = ["file", "bytes", "ms an image", "max difference"]
-    lines = [[*head, *(["other classes"] if data.classes else ["(of the std)"]), score]]
-    for path, its in files.items():
-        line = [path, f"{its['bytes']:,}", f"{its['latency_ms']:.3f}", f"{its['max_difference']:.2g}"]
-        lines.append([*line, str(its.get("other_classes", "")), f"{its[score]:.4f}"])
+    lines = [[*head, "other classes" if data.classes else "(of the std)", score]]
+    for path, each in files.items():
+        line = [path, f"{each['bytes']:,}", f"{each['latency_ms']:.3f}", f"{each['max_difference']:.2g}"]
+        lines.append([*line, str(each.get("other_classes", "")), f"{each[score]:.4f}"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *others in lines:
         print("  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]))
     change = files[str(INT8)][score] - files[str(model_file.MODEL)][score]
-    print(f"8 bits change the {score} by {change:+.4f}; {model_file.MODEL} is run by this project's own code")
+    print(f"8 bits change the {score} by {change:+.4f}; {model_file.MODEL} runs in PyTorch with this project's code")
 
 
 if __name__ == "__main__":

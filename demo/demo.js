@@ -1,26 +1,26 @@
-/* The page: a drawing or a file goes in, the exported model runs here, its probabilities come out. */
+/* The page: preprocess a drawing or a file, run the exported model, show the probabilities. */
 
 import * as ort from "./ort.js";
-import { fitted, grey, onLight, placed } from "./digit.js";
+import { fitted, grey, isLight, placed } from "./digit.js";
 
-const PEN = 22; // width of a stroke on a paper of 280: some two pixels of a digit of 20
-const STEP = 10; // of the pen by keyboard
-const MOST_SHOWN = 10; // classes
-const QUIET = 500; // ms without a change, after which the answer is spoken
+const PEN = 22; // width of a stroke, on a canvas of 280: about two pixels in a digit of 20
+const STEP = 10; // of the pen, per key
+const MAX_CLASSES = 10; // shown
+const QUIET = 500; // ms without a change before a screen reader announces the prediction
 
 const byId = (id) => document.getElementById(id);
 const paper = byId("paper");
 const ink = paper.getContext("2d", { willReadFrequently: true });
 const pen = { x: 140, y: 140, down: false };
 
-let about; // what the model knows of itself
+let about; // metadata of the model
 let session;
-let file = null; // the image that was chosen last; null: the drawing counts
-let chosen = 0; // how often something was: what was decoded for an earlier choice is not wanted any more
-let decoding = 0; // files
-let busy = false;
-let again = false;
-let speaking;
+let file = null; // the chosen image; null: the drawing is the input
+let choices = 0; // counts drawings and files: the result of decoding an earlier file is discarded
+let decoding = 0; // number of files
+let running = false;
+let outdated = false; // the input has changed since the model was run
+let announcing; // timer
 
 /* --- Drawing --- */
 
@@ -32,27 +32,27 @@ function line(from, to) {
   ink.moveTo(from.x, from.y);
   ink.lineTo(to.x, to.y);
   ink.stroke();
-  ink.beginPath(); // a line of no length is not drawn
+  ink.beginPath(); // a line of length 0 is not drawn
   ink.arc(to.x, to.y, PEN / 2, 0, 2 * Math.PI);
   ink.fill();
-  takePaper();
+  useDrawing();
 }
 
-function takePaper() {
+function useDrawing() {
   file = null;
-  chosen++;
+  choices++;
   byId("file").value = "";
-  tell("");
-  complain("");
-  look();
+  showHint("");
+  showProblem("");
+  update();
 }
 
 function clear() {
   ink.clearRect(0, 0, paper.width, paper.height);
-  takePaper();
+  useDrawing();
 }
 
-function placeOf(event) {
+function positionOf(event) {
   const box = paper.getBoundingClientRect();
   return {
     x: ((event.clientX - box.left) / box.width) * paper.width,
@@ -67,24 +67,24 @@ function showPen() {
 }
 
 function listenToPointers() {
-  let drawing = null; // the pointer that draws: no second finger, no other button
+  let drawing = null; // id of the pointer that draws; other fingers and buttons are ignored
   let last;
   paper.addEventListener("pointerdown", (event) => {
     if (drawing !== null || event.button) return;
     paper.setPointerCapture(event.pointerId);
     drawing = event.pointerId;
-    last = placeOf(event);
+    last = positionOf(event);
     line(last, last);
   });
   paper.addEventListener("pointermove", (event) => {
     if (event.pointerId !== drawing) return;
-    if (!event.buttons) drawing = null; // let go where the page was not told, as in a menu
+    if (!event.buttons) drawing = null; // released without an event, for example in a menu
     if (drawing === null) return;
-    const between = event.getCoalescedEvents?.() ?? []; // browsers have it on pages of https and of localhost alone
-    for (const part of between.length ? between : [event]) {
-      const place = placeOf(part);
-      line(last, place);
-      last = place;
+    const between = event.getCoalescedEvents?.() ?? []; // browsers have it only on https and on localhost
+    for (const each of between.length ? between : [event]) {
+      const position = positionOf(each);
+      line(last, position);
+      last = position;
     }
   });
   for (const end of ["pointerup", "pointercancel"]) {
@@ -95,24 +95,24 @@ function listenToPointers() {
 }
 
 function listenToKeys() {
-  const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const directions = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   paper.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    if (event.key in ways) {
-      const [x, y] = ways[event.key];
+    if (event.key in directions) {
+      const [x, y] = directions[event.key];
       const from = { ...pen };
       pen.x = Math.min(Math.max(pen.x + x * STEP, 0), paper.width);
       pen.y = Math.min(Math.max(pen.y + y * STEP, 0), paper.height);
       if (pen.down) line(from, pen);
-      tellOfPen("At");
+      announcePen("At");
     } else if (event.key === " ") {
       if (!event.repeat) pen.down = !pen.down;
       if (pen.down) line(pen, pen);
-      tellOfPen(pen.down ? "Pen down at" : "Pen up at");
+      announcePen(pen.down ? "Pen down at" : "Pen up at");
     } else if (event.key === "Escape") {
       pen.down = false;
       clear();
-      tellOfPen("Cleared. Pen up at");
+      announcePen("Cleared. Pen up at");
     } else {
       return;
     }
@@ -121,32 +121,32 @@ function listenToKeys() {
   });
 }
 
-function tellOfPen(what) {
+function announcePen(action) {
   const [x, y] = [pen.x / paper.width, pen.y / paper.height].map((share) => Math.round(100 * share));
-  byId("pen-state").textContent = `${what} ${x} % from the left, ${y} % from the top.`;
+  byId("pen-state").textContent = `${action} ${x} % from the left, ${y} % from the top.`;
 }
 
-/* --- From what is given to pixels --- */
+/* --- Preprocessing --- */
 
-/** The channels of the drawing, or of the file, each size x size; null where there is nothing yet. */
-function channelsGiven(size) {
-  if (file) return channelsOfFile(size);
+/** The channels of the drawing or the file, each size x size; null without an input. */
+function inputOf(size) {
+  if (file) return inputOfFile(size);
   const { data, width, height } = ink.getImageData(0, 0, paper.width, paper.height);
   const drawing = { pixels: new Uint8ClampedArray(width * height), width, height };
-  for (let at = 0; at < drawing.pixels.length; at++) drawing.pixels[at] = data[4 * at + 3]; // white ink, by its alpha
+  for (let at = 0; at < drawing.pixels.length; at++) drawing.pixels[at] = data[4 * at + 3]; // the alpha of white ink
   const digit = placed(drawing, size);
   return digit && [about.on_light ? inverted(digit) : digit];
 }
 
-function channelsOfFile(size) {
+function inputOfFile(size) {
   const channels = file.map((channel) => fitted(channel, size));
-  const given = about.shape[0] === 1 ? [greyOf(channels)] : channels;
-  const otherWay = about.on_light !== null && onLight(given) !== about.on_light;
-  const invert = otherWay && byId("invert").checked;
-  const what = `The background seems to be ${about.on_light ? "dark" : "light"}, and those of the training images are not`;
-  if (invert) tell(`${what}: turned round.`);
-  else tell(otherWay ? `${what}: do not trust this answer, or turn it round.` : "");
-  return invert ? given.map(inverted) : given;
+  const input = about.shape[0] === 1 ? [greyOf(channels)] : channels;
+  const opposite = about.on_light !== null && isLight(input) !== about.on_light;
+  const invert = opposite && byId("invert").checked;
+  const background = `The background appears to be ${about.on_light ? "dark" : "light"}, unlike those of the training images`;
+  if (invert) showHint(`${background}. The image was inverted.`);
+  else showHint(opposite ? `${background}. The prediction is unreliable: try inverting the image.` : "");
+  return invert ? input.map(inverted) : input;
 }
 
 function greyOf([red, green, blue]) {
@@ -157,7 +157,7 @@ function inverted(image) {
   return { ...image, pixels: image.pixels.map((value) => 255 - value) };
 }
 
-/** Red, green and blue of a file, on white where it is transparent. */
+/** Red, green and blue of a file; transparent pixels are white. */
 async function decoded(blob) {
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   const { width, height } = bitmap;
@@ -173,72 +173,71 @@ async function decoded(blob) {
   });
 }
 
-async function choose(event) {
-  const [first] = event.target.files;
-  if (!first) return;
-  const mine = ++chosen;
+async function chooseFile(event) {
+  const [chosen] = event.target.files;
+  if (!chosen) return;
+  const choice = ++choices;
   ink.clearRect(0, 0, paper.width, paper.height);
-  complain("");
-  tell("");
+  showProblem("");
+  showHint("");
   decoding++;
-  tellOfWork();
-  const image = await decoded(first).catch(() => null);
+  showBusy();
+  const image = await decoded(chosen).catch(() => null);
   decoding--;
-  if (mine === chosen) {
+  if (choice === choices) {
     file = image;
-    if (!image) complain(`${first.name}: no image that this browser can read.`);
+    if (!image) showProblem(`${chosen.name} is not an image that this browser can read.`);
   }
-  await look();
+  await update();
 }
 
-/* --- From pixels to an answer --- */
+/* --- Prediction --- */
 
-/** Run the model on what is given now, and once more if that changed meanwhile. */
-async function look() {
-  again = true;
-  if (busy) return;
-  busy = true;
-  tellOfWork();
+/** Run the model on the input, and again if the input has changed meanwhile. */
+async function update() {
+  outdated = true;
+  if (running) return;
+  running = true;
+  showBusy();
   try {
-    while (again) {
-      again = false;
+    while (outdated) {
+      outdated = false;
       const [channels, height, width] = about.shape;
-      const given = channelsGiven(height);
-      show(given, given && (await probabilitiesOf(given, [1, channels, height, width])));
+      const input = inputOf(height);
+      show(input, input && (await probabilitiesOf(input, [1, channels, height, width])));
     }
   } catch (error) {
-    complain(`The model failed: ${error.message ?? error}`);
+    showProblem(`The model failed: ${error.message ?? error}`);
   }
-  busy = false;
-  tellOfWork();
+  running = false;
+  showBusy();
 }
 
-function tellOfWork() {
-  byId("output").ariaBusy = String(busy || decoding > 0);
+function showBusy() {
+  byId("output").ariaBusy = String(running || decoding > 0);
 }
 
-async function probabilitiesOf(given, shape) {
-  const pixels = new Uint8Array(given.length * given[0].pixels.length);
-  given.forEach((channel, number) => pixels.set(channel.pixels, number * channel.pixels.length));
+async function probabilitiesOf(input, shape) {
+  const pixels = new Uint8Array(input.length * input[0].pixels.length);
+  input.forEach((channel, number) => pixels.set(channel.pixels, number * channel.pixels.length));
   const { probabilities } = await session.run({ images: new ort.Tensor("uint8", pixels, shape) });
   return Array.from(probabilities.data);
 }
 
-function show(given, probabilities) {
+function show(input, probabilities) {
   const [, height, width] = about.shape;
-  const seen = byId("seen").getContext("2d");
   const shown = new ImageData(width, height);
   for (let at = 0; at < width * height; at++) {
-    const colour = [0, 1, 2].map((channel) => (given ? (given[channel] ?? given[0]).pixels[at] : about.on_light ? 255 : 0));
+    const colour = [0, 1, 2].map((channel) => (input ? (input[channel] ?? input[0]).pixels[at] : about.on_light ? 255 : 0));
     shown.data.set([...colour, 255], 4 * at);
   }
-  seen.putImageData(shown, 0, 0);
+  byId("model-input").getContext("2d").putImageData(shown, 0, 0);
 
   const ranked = about.classes.map((name, number) => ({ name, number, share: probabilities?.[number] ?? 0 }));
   const best = probabilities ? ranked.reduce((one, other) => (other.share > one.share ? other : one)) : null;
-  if (ranked.length > MOST_SHOWN) {
+  if (ranked.length > MAX_CLASSES) {
     ranked.sort((one, other) => other.share - one.share);
-    ranked.length = MOST_SHOWN;
+    ranked.length = MAX_CLASSES;
   }
   byId("probabilities").replaceChildren(...ranked.map((row) => rowOf(row, row.number === best?.number)));
   const answer = byId("answer");
@@ -247,10 +246,10 @@ function show(given, probabilities) {
     const strong = document.createElement("strong");
     strong.textContent = best.name;
     answer.append(strong, ` ${percent(best.share)}`);
-    speak(`${best.name}, ${percent(best.share)}.`);
+    announce(`${best.name}, ${percent(best.share)}.`);
   } else {
     answer.textContent = "Nothing yet.";
-    speak("");
+    announce("");
   }
 }
 
@@ -270,36 +269,34 @@ function rowOf({ name, share }, isBest) {
 
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
-/** Say it to who listens, once nothing has changed for a while. */
-function speak(text) {
-  clearTimeout(speaking);
-  speaking = setTimeout(() => (byId("spoken").textContent = text), QUIET);
+/** Announce the prediction to screen readers, once nothing has changed for a while. */
+function announce(text) {
+  clearTimeout(announcing);
+  announcing = setTimeout(() => (byId("announcement").textContent = text), QUIET);
 }
 
-function tell(text) {
+function showHint(text) {
   byId("hint").textContent = text;
 }
 
-function complain(text) {
+function showProblem(text) {
   byId("problem").textContent = text;
 }
 
-/* --- Begin --- */
+/* --- Start --- */
 
-async function begin() {
-  const answer = await fetch("about.json");
-  if (!answer.ok) throw new Error(`about.json: ${answer.status} ${answer.statusText}`);
-  about = await answer.json();
+async function start() {
+  const response = await fetch("about.json");
+  if (!response.ok) throw new Error(`about.json: ${response.status} ${response.statusText}`);
+  about = await response.json();
   const [channels, height, width] = about.shape;
-  const drawn = channels === 1;
   byId("about").textContent =
-    `${about.network}, trained on ${about.dataset}: tells ${about.classes.length} classes apart in images of ` +
-    `${height} × ${width} pixels.`;
+    `${about.network}, trained on ${about.dataset}: ${about.classes.length} classes, images of ${height} × ${width} pixels.`;
   document.body.classList.toggle("on-light", about.on_light === true);
-  Object.assign(byId("seen"), { width, height });
-  byId("caption").textContent = `The ${height} × ${width} pixels that the model is given.`;
-  for (const name of ["drawing", "how", "placing"]) byId(name).hidden = !drawn;
-  ort.env.wasm.numThreads = 1; // more would ask the server for special headers
+  Object.assign(byId("model-input"), { width, height });
+  byId("caption").textContent = `The input of the model: ${height} × ${width} pixels.`;
+  for (const id of ["drawing", "drawing-help", "placing"]) byId(id).hidden = channels !== 1;
+  ort.env.wasm.numThreads = 1; // more would require special headers from the server
   ort.env.wasm.wasmPaths = { wasm: new URL("ort.wasm", import.meta.url).href };
   session = await ort.InferenceSession.create("model.onnx", { executionProviders: ["wasm"] });
   listenToPointers();
@@ -307,12 +304,12 @@ async function begin() {
   showPen();
   byId("background").hidden = about.on_light === null;
   byId("clear").addEventListener("click", clear);
-  byId("file").addEventListener("change", choose);
-  byId("invert").addEventListener("change", look);
-  look();
+  byId("file").addEventListener("change", chooseFile);
+  byId("invert").addEventListener("change", update);
+  update();
 }
 
-begin().catch((error) => {
+start().catch((error) => {
   byId("about").textContent = "";
-  complain(`The model could not be loaded: ${error.message ?? error}`);
+  showProblem(`The model could not be loaded: ${error.message ?? error}`);
 });

@@ -1,22 +1,22 @@
 /*
- * From a drawing or a photograph to the pixels that the model takes: numbers in, numbers out.
+ * Preprocessing: from a drawing or a photograph to the input of the model.
  *
- * Images are {pixels: Uint8ClampedArray, width, height}, one channel, row by row.
+ * Images are {pixels: Uint8ClampedArray, width, height}, one channel, in row-major order.
  */
 
-const ONE = 2 ** 22; // Pillow's weights are whole numbers, and sum up to about this one
+const ONE = 2 ** 22; // 1 as a fixed-point number, as Pillow has it
 
-/** Of each of `to` new pixels: the first old pixel that it is made of, and the weights of that one and the following. */
+/** The filter of each of `to` output pixels: the first input pixel, and the weights of that one and the following. */
 function weightsOf(from, to) {
   const scale = from / to;
   const support = Math.max(scale, 1);
-  return Array.from({ length: to }, (_, place) => {
-    const centre = (place + 0.5) * scale;
+  return Array.from({ length: to }, (_, at) => {
+    const centre = (at + 0.5) * scale;
     const first = Math.max(0, Math.trunc(centre - support + 0.5));
     const last = Math.min(from, Math.trunc(centre + support + 0.5));
     const weights = [];
-    for (let old = first; old < last; old++) {
-      weights.push(Math.max(0, 1 - Math.abs((old - centre + 0.5) * (1 / support))));
+    for (let input = first; input < last; input++) {
+      weights.push(Math.max(0, 1 - Math.abs((input - centre + 0.5) * (1 / support))));
     }
     const sum = weights.reduce((total, weight) => total + weight, 0);
     return { first, weights: weights.map((weight) => Math.floor((weight / sum) * ONE + 0.5)) };
@@ -24,9 +24,10 @@ function weightsOf(from, to) {
 }
 
 /**
- * Resize one channel by the triangle filter, as wide as a new pixel where the image shrinks. In whole numbers, as Pillow
- * does: its resize(..., BILINEAR), which commands/lib/placing.py calls for one axis after the other, gives the same pixels.
- * From torch's interpolate(mode="bilinear", antialias=True), by which the project resizes files, few pixels differ, by 1.
+ * Resize one channel with a triangle filter, which spans an output pixel where the image shrinks. In fixed-point numbers,
+ * like Pillow: resize(..., BILINEAR), which commands/lib/placing.py calls for one axis after the other, gives the same
+ * pixels. torch's interpolate(mode="bilinear", antialias=True), which resizes files in this project, differs in few
+ * pixels, by 1.
  */
 export function resized(image, width, height) {
   const across = new Uint8ClampedArray(width * image.height);
@@ -48,25 +49,25 @@ export function resized(image, width, height) {
   return { pixels, width, height };
 }
 
-/** Resize the shorter side to `size` and cut out the centre: stages/lib/preprocessing/geometry.py. */
+/** Resize the shorter side to `size` and crop the centre, like stages/lib/preprocessing/geometry.py. */
 export function fitted(image, size) {
   if (image.width === size && image.height === size) return image;
   const scale = size / Math.min(image.width, image.height);
   const [width, height] = [image.width, image.height].map((side) => Math.max(size, roundedHalfToEven(side * scale)));
-  return cut(resized(image, width, height), (width - size) >> 1, (height - size) >> 1, size, size);
+  return crop(resized(image, width, height), (width - size) >> 1, (height - size) >> 1, size, size);
 }
 
 /**
- * A drawing as MNIST's digits were made: the box around its ink scaled to fit 20 x 20 pixels, its proportions kept, and
- * laid into 28 x 28 pixels so that its centre of mass is at theirs (of another size, in proportion).
+ * Place a drawing like MNIST's digits: scale the box around its ink to fit 20 x 20 pixels, with its proportions, and
+ * centre its mass in 28 x 28 pixels. Other sizes in proportion.
  *
  * Source: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-Based Learning Applied to Document Recognition",
  * Proceedings of the IEEE 86 (1998), section III.A; and the page of the MNIST database.
  *
- * commands/lib/placing.py is the same rule, and gives the same pixels.
+ * commands/lib/placing.py follows the same rule and gives the same pixels.
  *
  * @param drawing light ink on 0
- * @returns an image of size x size, or null where there is no ink, or too little to be left at this size
+ * @returns an image of size x size, or null if there is no ink, or none is left at this size
  */
 export function placed(drawing, size) {
   const box = boxAroundInk(drawing);
@@ -74,7 +75,7 @@ export function placed(drawing, size) {
   const most = Math.round((size * 20) / 28);
   const scale = most / Math.max(box.width, box.height);
   const [width, height] = [box.width, box.height].map((side) => Math.max(1, Math.round(side * scale)));
-  const digit = resized(cut(drawing, box.left, box.top, box.width, box.height), width, height);
+  const digit = resized(crop(drawing, box.left, box.top, box.width, box.height), width, height);
 
   let [mass, massX, massY] = [0, 0, 0];
   digit.pixels.forEach((ink, at) => {
@@ -83,8 +84,8 @@ export function placed(drawing, size) {
     massY += ink * (Math.floor(at / width) + 0.5);
   });
   if (!mass) return null;
-  // Rounded up, which nobody has written down: so MNIST's own digits, where their box is of 20, come out where they are.
-  const within = (place, length) => Math.min(Math.max(Math.ceil(place), 0), size - length);
+  // Rounding up is not documented, but leaves MNIST's digits where they are, if their box is 20 pixels.
+  const within = (offset, length) => Math.min(Math.max(Math.ceil(offset), 0), size - length);
   const left = within(size / 2 - massX / mass, width);
   const top = within(size / 2 - massY / mass, height);
   const pixels = new Uint8ClampedArray(size * size);
@@ -94,13 +95,13 @@ export function placed(drawing, size) {
   return { pixels, width: size, height: size };
 }
 
-/** Grey of a colour, by the weights of ITU-R 601-2, in Pillow's arithmetic. */
+/** Convert a colour to grey by the weights of ITU-R 601-2, in Pillow's arithmetic. */
 export function grey(red, green, blue) {
   return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
 }
 
-/** Whether the background, of which half of the pixels at the edge are or more, is light: commands/lib/backgrounds.py. */
-export function onLight(channels) {
+/** Whether at least half of the pixels at the edge are light, like commands/lib/backgrounds.py. */
+export function isLight(channels) {
   const edge = [];
   for (const { pixels, width, height } of channels) {
     for (let x = 0; x < width; x++) edge.push(pixels[x], pixels[(height - 1) * width + x]);
@@ -121,7 +122,7 @@ function boxAroundInk({ pixels, width, height }) {
   return right < 0 ? null : { left, top, width: right - left + 1, height: bottom - top + 1 };
 }
 
-function cut(image, left, top, width, height) {
+function crop(image, left, top, width, height) {
   const pixels = new Uint8ClampedArray(width * height);
   for (let y = 0; y < height; y++) {
     const start = (top + y) * image.width + left;

@@ -23,9 +23,9 @@ import pandas as pd
 from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 
 from commands.lib.command_line import documented
+from commands.lib.flat import flat
 from commands.lib.markdown import row, table_of
 from experiments.comparison import paired, paired_errors
-from experiments.figures import flat
 from experiments.shell import file_at, output
 from experiments.status import card_is_outdated, changed_files, shortened_list, stale
 from experiments.tracked import CARD, CURVES, LOCK, METRICS, PREDICTIONS, SUMMARY
@@ -123,7 +123,7 @@ def read_revision(name: str, commit: str | None) -> Revision | None:
         parameters=parsed[str(PARAMETERS)],
         lock=parsed[LOCK].get("stages", {}),
         metrics={name: value for name, value in figures.items() if not isinstance(value, str)},
-        processor=figures.get("processor"),
+        processor=metrics.get("processor"),
         curves=parsed[CURVES],
         predictions=parsed[PREDICTIONS],
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.figures import flat
+from commands.lib.flat import flat
 from experiments.shell import file_at, output
 from experiments.tracked import LOCK, METRICS, SUMMARY, not_rerun, stages_in
 from stages.lib.core.parameters import PARAMETERS

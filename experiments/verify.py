@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from commands.lib.flat import flat
 from experiments.clone import share_dvc
 from experiments.comparison import paired
-from experiments.figures import flat
 from experiments.shell import output
 from experiments.status import card_is_outdated, shortened_list, stale
 from experiments.tracked import CARD, CURVES, METRICS, PREDICTIONS, SUMMARY
@@ -103,7 +103,7 @@ class Results:
         return str(self.summary.get("processor", "unknown"))
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """All values in the two JSON files, by file and name."""
         return {f"{METRICS} {name}": value for name, value in self.metrics.items()} | {
             f"{SUMMARY} {name}": value for name, value in self.summary.items()
@@ -132,9 +132,9 @@ def inconsistencies(results: Results) -> list[str]:
         expected[f"{SUMMARY} {split}_loss"] = best[f"{split}_loss"]
         expected[f"{SUMMARY} {split}_{score}"] = best[f"{split}_score"]
     return [
-        f"{name} is {results.figures.get(name)}, the table gives {value:.9g}"
+        f"{name} is {results.metrics.get(name)}, the table gives {value:.9g}"
         for name, value in expected.items()
-        if not np.isclose(results.figures.get(name, np.nan), value, rtol=TOLERANCE, atol=0)
+        if not np.isclose(results.metrics.get(name, np.nan), value, rtol=TOLERANCE, atol=0)
     ]
 
 
@@ -160,9 +160,9 @@ def compare(committed: Results, rerun: Results, files: list[str]) -> str:
     if not files:
         return "a run from nothing gives the same results, to the last bit"
     different = [
-        f"{name} {committed.figures.get(name)} is {value}"
-        for name, value in rerun.figures.items()
-        if committed.figures.get(name) != value
+        f"{name} {committed.metrics.get(name)} is {value}"
+        for name, value in rerun.metrics.items()
+        if committed.metrics.get(name) != value
     ] or files
     if committed.processor == rerun.processor:
         raise UserError(

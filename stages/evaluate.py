@@ -3,105 +3,66 @@
     python -m stages.evaluate
 
 In:  the model, which describes itself, and the test tensors. No training parameter is read.
-Out: reports/metrics.json, reports/predictions.csv (a row per test image), reports/errors.csv (which errors, how often),
-     reports/classes.csv (a row per class), reports/calibration.csv, reports/mistakes.png (the worst errors).
+Out: reports/metrics.json, reports/predictions.csv (a row per test image), reports/errors.csv (kinds of errors and their
+     counts), reports/classes.csv (a row per class), reports/calibration.csv, reports/mistakes.png (the worst errors).
 """
 
 from stages.lib.core.process import run
 
 import json
-from collections.abc import Callable, Iterable
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from stages.lib.core.errors import UserError
 from stages.lib.core.files import replacing, write_table, write_text
-from stages.lib.core.parameters import StageParameters, load
-from stages.lib.model import compute, distributed, model_file, tensors
+from stages.lib.core.parameters import load
+from stages.lib.model import compute, distributed, model_file
 from stages.lib.model.inference import outputs_of
-from stages.lib.reporting import classification, regression
-from stages.lib.reporting.evaluation import Judgement
+from stages.lib.model.tensors import Standardize
+from stages.lib.reporting.evaluation import REPORTS, Parameters, evaluate, read_test_split
 from stages.lib.reporting.pictures import mistakes_sheet
 from stages.lib.splits.description import DataDescription
-
-TEST = Path("data/tensors/test")
-REPORTS = Path("reports")
-
-
-class Parameters(StageParameters):
-    """What evaluate reads of params.yaml."""
-
-    calibration_bins: int = Field(default=15, ge=1, le=1000, description="bins of confidence between 0 and 1")
-    mistakes_shown: int = Field(default=25, ge=0, le=1000, description="images in reports/mistakes.png, at most")
 
 
 def main() -> None:
     parameters = load(Parameters)
     network, model = model_file.load(model_file.MODEL)
-    if not distributed.launched("evaluate", model.threads):
-        device = compute.prepare(model.threads)
-        with distributed.joined(device) as group:
-            evaluate(parameters, network.to(device), model, device, group)
-
-
-def evaluate(
-    parameters: Parameters,
-    network: torch.nn.Module,
-    model: model_file.ModelDescription,
-    device: torch.device,
-    group: distributed.Group,
-) -> None:
-    """The whole of it, in one process, or in one of a group that has divided the test images among itself."""
-    # --- What the model says about every test row, and how good that is ---
-    test = split_for(model)
-    outputs = outputs_of(network, test, device, group)
-    if group.rank:
-        list(outputs)  # its part of the work; the first process has what comes of it
+    if distributed.launched("evaluate", model.threads):
         return
-    found = judged(outputs, test, parameters)
+    device = compute.prepare(model.threads)
+    with distributed.joined(device) as group:
+        # --- Run the model on the test split; rank 0 gathers the outputs ---
+        test = read_test_split(model)
+        outputs = outputs_of(network.to(device), test, device, group)
+        if group.rank:
+            list(outputs)
+            return
 
-    # --- For people and pull requests ---
-    for name in ("predictions", "errors", "classes", "calibration"):
-        decimals = 6 if model.data.classes else None  # shares; of quantities nobody knows what is much
-        write_table(REPORTS / f"{name}.csv", getattr(found, name), decimals=decimals)
-    worst = [test.rows(mistake.row, mistake.row + 1) for mistake in found.mistakes]
-    pixels = to_pixels(tensors.Standardize(model.data)(torch.cat(worst or [test.rows(0, 0)])).numpy(), model.data)
-    with replacing(REPORTS / "mistakes.png") as temporary:
-        mistakes_sheet(pixels, found.mistakes).save(temporary, "PNG")
-    write_text(REPORTS / "metrics.json", json.dumps(found.figures, indent=2, allow_nan=False) + "\n")
-    print(found.sentence)
+        # --- Evaluate ---
+        bins, max_mistakes = parameters.calibration_bins, parameters.mistakes_shown
+        evaluation = evaluate(outputs, test, bins=bins, max_mistakes=max_mistakes)
 
+        # --- Tables ---
+        decimals = 6 if model.data.classes else None  # for probabilities; a quantity may be of any magnitude
+        write_table(REPORTS / "predictions.csv", evaluation.predictions, decimals=decimals)
+        write_table(REPORTS / "errors.csv", evaluation.errors, decimals=decimals)
+        write_table(REPORTS / "classes.csv", evaluation.classes, decimals=decimals)
+        write_table(REPORTS / "calibration.csv", evaluation.calibration, decimals=decimals)
 
-def split_for(model: model_file.ModelDescription) -> tensors.Split:
-    """The test split.
+        # --- Picture of the worst errors ---
+        images = [test.rows(mistake.row, mistake.row + 1) for mistake in evaluation.mistakes]
+        standardized = Standardize(model.data)(torch.cat(images or [test.rows(0, 0)]))
+        with replacing(REPORTS / "mistakes.png") as temporary:
+            sheet = mistakes_sheet(to_pixels(standardized.numpy(), model.data), evaluation.mistakes)
+            sheet.save(temporary, "PNG")
 
-    Raises:
-        UserError: it is missing or damaged, or not of the data of the model.
-    """
-    test = tensors.read(TEST, memory=0)  # each row is looked at once
-    if test.description != model.data:
-        raise UserError(
-            f"{TEST}: not of the data that {model_file.MODEL} was trained on; run `dvc repro`, which trains on them"
-        )
-    return test
-
-
-def judged(outputs: Iterable[tuple[slice, torch.Tensor]], test: tensors.Split, parameters: Parameters) -> Judgement:
-    """How good is what the model says, some rows of (n, outputs) float64 at a time?"""
-    if test.description.classes:
-        judge: Callable[..., Judgement] = partial(classification.judge, bins=parameters.calibration_bins)
-    else:
-        judge = regression.judge
-    most = parameters.mistakes_shown
-    return judge(outputs, test.targets, test.index.numpy(), test.description, files=test.files, most=most)
+        # --- Metrics ---
+        write_text(REPORTS / "metrics.json", json.dumps(evaluation.metrics, indent=2, allow_nan=False) + "\n")
+        print(evaluation.summary)
 
 
 def to_pixels(standardized: np.ndarray, data: DataDescription) -> np.ndarray:
-    """The uint8 pixels behind standardized images (N, C, H, W)."""
+    """Undo `Standardize`: (N, C, H, W) float32 -> uint8."""
     mean, std = (np.array(values).reshape(-1, 1, 1) for values in (data.mean, data.std))
     pixels: np.ndarray = np.rint((standardized * std + mean) * 255).clip(0, 255).astype(np.uint8)
     return pixels

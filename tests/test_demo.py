@@ -1,4 +1,4 @@
-"""The page on which to try the model, in a real browser, from a plain file server on the loopback."""
+"""The demo page, in a real browser, from a plain file server on the loopback."""
 
 import json
 import math
@@ -30,21 +30,21 @@ from stages.lib.splits.description import DataDescription
 from tests.browser import chromium
 from tests.conftest import RUNTIME, Project
 
-# One browser, and one page, for all of them.
+# All tests share one browser and one page.
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("shipped")]
 
-# Strokes in the units of a paper of 280.
+# Strokes, in pixels of a canvas of 280.
 ONE = [(150, 40), (140, 140), (130, 240)]
-ZERO = [(140 + 60 * math.sin(turn), 140 - 90 * math.cos(turn)) for turn in np.linspace(0, 2 * math.pi, 24)]
+ZERO = [(140 + 60 * math.sin(angle), 140 - 90 * math.cos(angle)) for angle in np.linspace(0, 2 * math.pi, 24)]
 
 
-class Quiet(SimpleHTTPRequestHandler):
+class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, *_arguments: Any) -> None: ...
 
 
 @pytest.fixture(scope="session")
 def page(shipped: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project of which `make demo` has been run."""
+    """A project after `make demo`. Shared: copy it before changing it."""
     project = shipped.copy(tmp_path_factory.mktemp("page") / "project")
     (project.root / "demo/node_modules").mkdir(parents=True)
     (project.root / "demo/node_modules/onnxruntime-web").symlink_to(RUNTIME)
@@ -54,7 +54,7 @@ def page(shipped: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """A browser that reaches the loopback alone."""
+    """A browser that connects to the loopback only."""
     driver = chromium(tmp_path_factory.mktemp("browser"))
     yield driver
     driver.quit()
@@ -62,16 +62,16 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Path], str]]:
-    """Serves a folder; its address."""
+    """A function that serves a folder and returns its address."""
     servers = []
 
-    def served(folder: Path) -> str:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
+    def start(folder: Path) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder))
         Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}/"
 
-    yield served
+    yield start
     for server in servers:
         server.shutdown()
         server.server_close()
@@ -79,7 +79,7 @@ def serve() -> Iterator[Callable[[Path], str]]:
 
 @pytest.fixture
 def opened(page: Project, browser: Chrome, serve: Callable[[Path], str]) -> Iterator[Chrome]:
-    """The page, with its model loaded. Nothing may go wrong in it."""
+    """The page, with its model loaded. Its console must stay empty."""
     browser.get(serve(page.root / "reports/demo"))
     ready(browser)
     yield browser
@@ -101,19 +101,19 @@ def draw(browser: Chrome, strokes: Sequence[tuple[float, float]], kind: str = "m
 
 
 def ready(browser: Chrome) -> None:
-    """Until the page has done what it was given to do: it says so to a screen reader as well."""
+    """Wait until the page is no longer busy, as it tells screen readers."""
     output = browser.find_element(By.ID, "output")
     WebDriverWait(browser, 30, poll_frequency=0.02).until(lambda _: output.get_attribute("aria-busy") == "false")
 
 
-def answered(browser: Chrome) -> str:
-    """The answer, once it stands."""
+def prediction(browser: Chrome) -> str:
+    """Wait for the predicted class."""
     ready(browser)
     return browser.find_element(By.CSS_SELECTOR, "#answer strong").text
 
 
 def text_of(browser: Chrome, name: str) -> str:
-    """What stands in an element, to be seen or not."""
+    """Return the text of an element, visible or not."""
     return str(browser.find_element(By.ID, name).get_property("textContent"))
 
 
@@ -132,41 +132,54 @@ def choose(browser: Chrome, path: Path) -> None:
     browser.find_element(By.ID, "file").send_keys(str(path))
 
 
+def predict(project: Project, *images: Path, csv: Path) -> list[dict[str, str]]:
+    """Run `predict` for the ten most probable classes. Returns a row per image."""
+    project.command("predict", *map(str, images), "--top-k", "10", "--csv", str(csv))
+    return [{str(name): cell for name, cell in row.items()} for row in pd.read_csv(csv, dtype=str).to_dict("records")]
+
+
+def ranked(row: dict[str, str]) -> dict[str, float]:
+    """Return the probabilities in a row of `predict`, the most probable class first."""
+    suffixes = ["", *(f"_{rank}" for rank in range(2, 11))]
+    return {row[f"predicted{suffix}"]: float(row[f"confidence{suffix}"]) for suffix in suffixes}
+
+
 def in_page(browser: Chrome, name: str, image: np.ndarray, size: int) -> np.ndarray:
-    """What a function of digit.js makes of an image (H, W) uint8."""
-    done = browser.execute_async_script(
+    """Call a function of digit.js with an image (H, W) uint8."""
+    pixels = browser.execute_async_script(
         """
-        const [name, values, width, height, size, done] = arguments;
+        const [name, rows, size, done] = arguments;
         import("./digit.js").then((digit) => {
-          const image = { pixels: Uint8ClampedArray.from(values), width, height };
+          const image = { pixels: Uint8ClampedArray.from(rows.flat()), width: rows[0].length, height: rows.length };
           done(Array.from(digit[name](image, size)?.pixels ?? []));
         });
         """,
-        *(name, image.ravel().tolist(), image.shape[1], image.shape[0], size),
+        name,
+        image.tolist(),
+        size,
     )
-    return np.array(done, np.uint8).reshape(size, size)
+    return np.array(pixels, np.uint8).reshape(size, size)
 
 
 @pytest.mark.parametrize("kind", ["mouse", "touch"])
-def test_a_one_and_a_zero_are_drawn_and_told_apart(opened: Chrome, kind: str) -> None:
+def test_a_drawn_one_and_a_drawn_zero_are_recognized(opened: Chrome, kind: str) -> None:
     assert opened.find_element(By.ID, "answer").text == "Nothing yet."
     draw(opened, ONE, kind)
-    assert answered(opened) == "1"
+    assert prediction(opened) == "1"
     assert probabilities(opened)["1"] > 0.5
     assert sum(probabilities(opened).values()) == pytest.approx(1, abs=1e-5)
     opened.find_element(By.ID, "clear").click()
     WebDriverWait(opened, 10).until(lambda _: opened.find_element(By.ID, "answer").text == "Nothing yet.")
     draw(opened, ZERO, kind)
-    assert answered(opened) == "0"
+    assert prediction(opened) == "0"
     assert probabilities(opened)["0"] > 0.5
 
 
-def test_probabilities_change_while_it_is_drawn(opened: Chrome) -> None:
-    """With the pointer still down."""
+def test_probabilities_change_while_the_pointer_is_down(opened: Chrome) -> None:
     paper = opened.find_element(By.ID, "paper")
     chain = ActionChains(opened, duration=0)
     chain.move_to_element_with_offset(paper, -10, -90).click_and_hold().move_by_offset(0, 120).perform()
-    first = answered(opened)
+    first = prediction(opened)
     before = probabilities(opened)
     ActionChains(opened, duration=0).move_by_offset(60, -30).move_by_offset(0, -80).perform()
     WebDriverWait(opened, 10).until(lambda _: probabilities(opened) != before)
@@ -174,47 +187,45 @@ def test_probabilities_change_while_it_is_drawn(opened: Chrome) -> None:
     assert first
 
 
-def test_on_a_page_that_is_neither_of_https_nor_of_localhost(opened: Chrome) -> None:
-    """There a browser gives no positions between two events."""
+def test_drawing_without_https_and_localhost(opened: Chrome) -> None:
+    """There browsers have no positions between two events."""
     opened.execute_script("delete PointerEvent.prototype.getCoalescedEvents")
     draw(opened, ONE)
-    assert answered(opened) == "1"
+    assert prediction(opened) == "1"
 
 
-def test_one_pointer_draws_and_with_its_first_button(opened: Chrome) -> None:
+def test_only_the_first_button_draws(opened: Chrome) -> None:
     paper = opened.find_element(By.ID, "paper")
     ActionChains(opened).context_click(paper).move_by_offset(20, 60).perform()
     ready(opened)
     assert text_of(opened, "answer") == "Nothing yet."
 
 
-def test_what_is_given_last_counts(page: Project, opened: Chrome, tmp_path: Path) -> None:
-    """A drawing is not taken for a file that was chosen before it and takes longer to be read."""
+def test_the_last_input_counts(opened: Chrome, tmp_path: Path) -> None:
+    """A drawing is not replaced by a file that was chosen before it and takes long to decode."""
     Image.effect_noise((3000, 3000), 90).save(tmp_path / "large.png")
     choose(opened, tmp_path / "large.png")
     draw(opened, ONE)
-    assert answered(opened) == "1"
+    assert prediction(opened) == "1"
     assert opened.find_element(By.ID, "file").get_property("value") == ""
 
 
-def test_it_asks_no_other_server(opened: Chrome) -> None:
+def test_no_other_server_is_contacted(opened: Chrome) -> None:
     draw(opened, ONE)
-    answered(opened)
-    asked = opened.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
-    here = opened.current_url
-    assert {address.removeprefix(here) for address in asked if not address.startswith("data:")} >= {
-        *("style.css", "demo.js", "digit.js", "ort.js", "ort.wasm", "about.json", "model.onnx")
-    }
-    assert all(address.startswith((here, "data:")) for address in asked), asked
+    prediction(opened)
+    requested = opened.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    names = {address.removeprefix(opened.current_url) for address in requested if not address.startswith("data:")}
+    assert {"style.css", "demo.js", "digit.js", "ort.js", "ort.wasm", "about.json", "model.onnx"} <= names
+    assert not any("://" in name for name in names), names
 
 
-def test_by_keyboard_and_for_a_screen_reader(opened: Chrome) -> None:
+def test_the_page_works_by_keyboard_and_with_a_screen_reader(opened: Chrome) -> None:
     named = {
         "paper": ("application", "Drawing area"),
         "clear": ("button", "Clear"),
         "file": ("button", "Choose an image file:"),
-        "invert": ("checkbox", "Turn a file round whose background is of the other kind"),
-        "seen": ("image", "The pixels that the model is given"),
+        "invert": ("checkbox", "Invert an image if its background is unlike the training images"),
+        "model-input": ("image", "The input of the model"),
     }
     for name, (role, text) in named.items():
         element = opened.find_element(By.ID, name)
@@ -222,7 +233,7 @@ def test_by_keyboard_and_for_a_screen_reader(opened: Chrome) -> None:
         assert text in element.accessible_name
     assert opened.find_element(By.TAG_NAME, "table").accessible_name == "Probability of each class"
 
-    # From the top by Tab alone, and what is reached is to be seen.
+    # Tab reaches every control, and focus is visible.
     reached = []
     for _ in range(4):
         ActionChains(opened).send_keys(Keys.TAB).perform()
@@ -232,9 +243,9 @@ def test_by_keyboard_and_for_a_screen_reader(opened: Chrome) -> None:
     assert opened.switch_to.active_element.get_attribute("id") == "paper"
     assert opened.find_element(By.ID, "pen").is_displayed()
     ActionChains(opened).send_keys(Keys.ARROW_UP * 9, Keys.SPACE, Keys.ARROW_DOWN * 18, Keys.SPACE).perform()
-    assert answered(opened) == "1"
+    assert prediction(opened) == "1"
     answer = text_of(opened, "answer")
-    WebDriverWait(opened, 10).until(lambda _: text_of(opened, "spoken") == answer.replace(" ", ", ", 1) + ".")
+    WebDriverWait(opened, 10).until(lambda _: text_of(opened, "announcement") == answer.replace(" ", ", ", 1) + ".")
     assert text_of(opened, "pen-state") == "Pen up at 50 % from the left, 82 % from the top."
     ActionChains(opened).send_keys(Keys.ESCAPE).perform()
     ready(opened)
@@ -242,8 +253,8 @@ def test_by_keyboard_and_for_a_screen_reader(opened: Chrome) -> None:
     assert text_of(opened, "answer") == "Nothing yet."
 
 
-def test_files_get_the_answers_of_predict(page: Project, opened: Chrome, tmp_path: Path) -> None:
-    """Test images as they are; and larger, coloured and transparent ones, which both sides resize and make grey."""
+def test_files_get_the_predictions_of_predict(page: Project, opened: Chrome, tmp_path: Path) -> None:
+    """Test images as they are; and larger, coloured and transparent ones, which both resize and convert to grey."""
     test = shards.read(page.root / "data/normalized/test")
     files = []
     for row in range(50, 1000, 100):
@@ -259,50 +270,45 @@ def test_files_get_the_answers_of_predict(page: Project, opened: Chrome, tmp_pat
     for name, image in others.items():
         image.save(tmp_path / name)
     every = [*files, *(tmp_path / name for name in others)]
-    page.run("python", "-m", "commands.predict", *map(str, every), "--top-k", "10", "--csv", str(tmp_path / "said.csv"))
-    said = pd.read_csv(tmp_path / "said.csv", dtype=str).set_index("image")
-    for path in every:
+    for predicted in predict(page, *every, csv=tmp_path / "predictions.csv"):
+        path = Path(predicted["image"])
         choose(opened, path)
-        assert answered(opened) == said["predicted"][str(path)]
-        told = {str(name): str(cell) for name, cell in said.loc[str(path)].items()}
-        ranks = ["", *(f"_{rank}" for rank in range(2, 11))]
-        expected = {told[f"predicted{rank}"]: float(told[f"confidence{rank}"]) for rank in ranks}
-        # Resized pixels may differ by 1 of 255, where torch rounds its weights.
+        assert prediction(opened) == predicted["predicted"]
+        expected = ranked(predicted)
+        # torch rounds the weights of its filter: resized pixels may differ by 1 of 255.
         assert probabilities(opened) == pytest.approx(expected, abs=1e-5 if path in files else 0.02), path.name
 
 
-def test_a_file_of_dark_on_light_is_told_of_and_turned_round_if_asked(
-    page: Project, opened: Chrome, tmp_path: Path
-) -> None:
+def test_a_dark_on_light_file_gives_a_hint_and_can_be_inverted(page: Project, opened: Chrome, tmp_path: Path) -> None:
     test = shards.read(page.root / "data/normalized/test")
     image = test.images(750, 751)[0, 0]
-    Image.fromarray(image).save(tmp_path / "learned.png")
-    Image.fromarray(255 - image).save(tmp_path / "paper.png")
-    choose(opened, tmp_path / "learned.png")
-    first = answered(opened)
+    Image.fromarray(image).save(tmp_path / "light_on_dark.png")
+    Image.fromarray(255 - image).save(tmp_path / "dark_on_light.png")
+    choose(opened, tmp_path / "light_on_dark.png")
+    first = prediction(opened)
     expected = probabilities(opened)
     assert opened.find_element(By.ID, "hint").text == ""
-    choose(opened, tmp_path / "paper.png")
-    answered(opened)
-    told = "The background seems to be light, and those of the training images are not: "
-    assert text_of(opened, "hint") == f"{told}do not trust this answer, or turn it round."
+    choose(opened, tmp_path / "dark_on_light.png")
+    prediction(opened)
+    background = "The background appears to be light, unlike those of the training images."
+    assert text_of(opened, "hint") == f"{background} The prediction is unreliable: try inverting the image."
     opened.find_element(By.ID, "invert").click()
-    assert answered(opened) == first
+    assert prediction(opened) == first
     assert probabilities(opened) == pytest.approx(expected, abs=1e-6)
-    assert text_of(opened, "hint") == f"{told}turned round."
-    choose(opened, tmp_path / "learned.png")
-    assert answered(opened) == first, "which needs no turning, whatever was asked for"
+    assert text_of(opened, "hint") == f"{background} The image was inverted."
+    choose(opened, tmp_path / "light_on_dark.png")
+    assert prediction(opened) == first, "only opposite backgrounds are inverted"
     assert probabilities(opened) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_file_that_is_no_image(opened: Chrome, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image(opened: Chrome, tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_text("no image")
     choose(opened, tmp_path / "notes.png")
     problem = opened.find_element(By.ID, "problem")
     WebDriverWait(opened, 10).until(lambda _: problem.text)
-    assert problem.text == "notes.png: no image that this browser can read."
+    assert problem.text == "notes.png is not an image that this browser can read."
     draw(opened, ONE)
-    assert answered(opened) == "1"
+    assert prediction(opened) == "1"
     assert problem.text == ""
 
 
@@ -310,40 +316,40 @@ def test_a_file_that_is_no_image(opened: Chrome, tmp_path: Path) -> None:
 def test_a_file_is_resized_as_the_training_images_were(opened: Chrome, shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     expected = geometry.fit(image[np.newaxis, np.newaxis], 28)[0, 0]
-    found = in_page(opened, "fitted", image, 28)
-    assert np.abs(found.astype(int) - expected).max() <= 1
-    assert (found != expected).mean() < 0.05
+    actual = in_page(opened, "fitted", image, 28)
+    assert np.abs(actual.astype(int) - expected).max() <= 1
+    assert (actual != expected).mean() < 0.05
 
 
-def test_a_drawing_is_placed_as_mnists_digits_are(page: Project, opened: Chrome) -> None:
-    """They have been placed so already: doing it again leaves them where they are."""
+def test_placing_does_not_move_the_digits_of_mnist(page: Project, opened: Chrome) -> None:
+    """They have been placed by the same rule."""
     test = shards.read(page.root / "data/normalized/test")
-    checked = 0
+    unmoved = 0
     for digit in test.images(0, len(test))[:, 0]:
-        found = in_page(opened, "placed", digit, 28)
-        np.testing.assert_array_equal(found, placing.placed(digit, 28))
-        if max(np.ptp(np.nonzero(digit)[axis]) + 1 for axis in (0, 1)) == 20:  # one of them is smaller
-            np.testing.assert_array_equal(found, digit)
-            checked += 1
-    assert checked == 999
+        moved = in_page(opened, "placed", digit, 28)
+        np.testing.assert_array_equal(moved, placing.placed(digit, 28))
+        if max(np.ptp(np.nonzero(digit)[axis]) + 1 for axis in (0, 1)) == 20:  # one digit is smaller
+            np.testing.assert_array_equal(moved, digit)
+            unmoved += 1
+    assert unmoved == 999
 
 
-def test_a_drawing_is_placed_as_predict_does(opened: Chrome) -> None:
-    """Pixel for pixel, of every shape: also symmetric ones, whose centre is on the border of two pixels."""
+def test_the_page_places_drawings_as_predict_does(opened: Chrome) -> None:
+    """Pixel for pixel, in every shape; symmetric drawings have their centre of mass between two pixels."""
     random = np.random.default_rng(0)
     for number, (height, width) in enumerate(random.integers(1, 280, (100, 2))):
         drawing = np.zeros((height, width), np.uint8)
         for _ in range(4):
             top, left = random.integers(0, (height, width))
-            some = drawing[top : top + random.integers(1, 100), left : left + random.integers(1, 100)]
-            some[:] = 255 if number % 2 else random.integers(0, 256, some.shape)
+            stroke = drawing[top : top + random.integers(1, 100), left : left + random.integers(1, 100)]
+            stroke[:] = 255 if number % 2 else random.integers(0, 256, stroke.shape)
         if number % 3 == 0:
             drawing = np.hstack([drawing, drawing[:, ::-1]])
         size = (28, 8, 33, 64)[number % 4]
         np.testing.assert_array_equal(in_page(opened, "placed", drawing, size), placing.placed(drawing, size))
 
 
-def test_too_little_to_be_seen_is_nothing(opened: Chrome) -> None:
+def test_too_little_ink_is_no_drawing(opened: Chrome) -> None:
     dots = np.zeros((400, 400), np.uint8)
     dots[0, 0] = dots[-1, -1] = 20
     with pytest.raises(ValueError, match="too little"):
@@ -351,17 +357,17 @@ def test_too_little_to_be_seen_is_nothing(opened: Chrome) -> None:
     assert in_page(opened, "placed", dots, 0).size == 0
 
 
-def test_a_drawing_may_be_small_large_and_anywhere(opened: Chrome) -> None:
+def test_a_drawing_may_have_any_size_and_position(opened: Chrome) -> None:
     drawing = np.zeros((280, 280), np.uint8)
     drawing[20:60, 200:210] = 255
-    found = in_page(opened, "placed", drawing, 28)
-    assert (found[4:24].sum(1) > 0).all()
-    assert found[:4].sum() == found[24:].sum() == 0, "20 pixels high"
-    assert (found[10] > 0).sum() == 5, "and 5 wide"
+    digit = in_page(opened, "placed", drawing, 28)
+    assert (digit[4:24].sum(1) > 0).all()
+    assert digit[:4].sum() == digit[24:].sum() == 0, "20 pixels high"
+    assert (digit[10] > 0).sum() == 5, "and 5 wide"
     rows, columns = np.indices((28, 28))
-    assert 0 <= (found * columns).sum() / found.sum() - 13.5 < 1
-    assert 0 <= (found * rows).sum() / found.sum() - 13.5 < 1
-    np.testing.assert_array_equal(in_page(opened, "placed", np.roll(drawing, (100, -150), (0, 1)), 28), found)
+    assert 0 <= (digit * columns).sum() / digit.sum() - 13.5 < 1
+    assert 0 <= (digit * rows).sum() / digit.sum() - 13.5 < 1
+    np.testing.assert_array_equal(in_page(opened, "placed", np.roll(drawing, (100, -150), (0, 1)), 28), digit)
     assert in_page(opened, "placed", drawing, 56).any(0).sum() == 10
     heavy = np.zeros((280, 280), np.uint8)
     heavy[:, :30] = heavy[270:, :] = 255
@@ -369,25 +375,23 @@ def test_a_drawing_may_be_small_large_and_anywhere(opened: Chrome) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 1000])
-def test_nothing_is_cut_off(opened: Chrome, width: int) -> None:
+def test_the_page_fits_the_width_of_the_window(opened: Chrome, width: int) -> None:
     opened.set_window_size(width, 900)
     try:
-        # Chrome's window has a least width: the page itself is what is made narrow.
+        # Chrome's windows have a minimum width, so the viewport is made narrow.
         opened.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
         )
         draw(opened, ZERO)
-        assert answered(opened) == "0"
+        assert prediction(opened) == "0"
         assert opened.execute_script("return document.documentElement.scrollWidth") <= width
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         opened.set_window_size(1000, 900)
 
 
-def test_a_model_that_is_not_there(
-    page: Project, browser: Chrome, serve: Callable[[Path], str], tmp_path: Path
-) -> None:
+def test_a_missing_model(page: Project, browser: Chrome, serve: Callable[[Path], str], tmp_path: Path) -> None:
     for path in (page.root / "reports/demo").iterdir():
         if path.name != "model.onnx":
             (tmp_path / path.name).symlink_to(path)
@@ -401,7 +405,7 @@ def test_a_model_that_is_not_there(
 def test_a_model_of_colours_and_many_classes(
     page: Project, browser: Chrome, serve: Callable[[Path], str], tmp_path: Path
 ) -> None:
-    """It cannot be drawn for; a file gets the ten most probable classes."""
+    """The drawing area is hidden. A file gets the ten most probable classes."""
     project = Project(tmp_path / "project")
     shutil.copytree(page.root / "demo", project.root / "demo", symlinks=True)
     for name in ("commands", "stages"):
@@ -420,26 +424,24 @@ def test_a_model_of_colours_and_many_classes(
     project.command("demo")
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "picture.png")
-    project.run("python", "-m", "commands.predict", str(tmp_path / "picture.png"), "--top-k", "10", "--csv", "said.csv")
-    told = pd.read_csv(project.root / "said.csv", dtype=str).iloc[0].to_dict()
-    ranks = ["", *(f"_{rank}" for rank in range(2, 11))]
+    (row,) = predict(project, tmp_path / "picture.png", csv=tmp_path / "predictions.csv")
 
     browser.get(serve(project.root / "reports/demo"))
     ready(browser)
     assert not browser.find_element(By.ID, "paper").is_displayed()
     choose(browser, tmp_path / "picture.png")
-    assert answered(browser) == told["predicted"]
-    expected = {told[f"predicted{rank}"]: float(told[f"confidence{rank}"]) for rank in ranks}
+    assert prediction(browser) == row["predicted"]
+    expected = ranked(row)
     assert probabilities(browser) == pytest.approx(expected, abs=1e-5)
     assert list(probabilities(browser)) == list(expected), "the most probable one first"
-    seen = browser.execute_script(
-        "const seen = document.getElementById('seen'); return getComputedStyle(seen).filter === 'none' && "
-        "Array.from(seen.getContext('2d').getImageData(0, 0, seen.width, seen.height).data)"
+    shown = browser.execute_script(
+        "const input = document.getElementById('model-input'); return getComputedStyle(input).filter === 'none' && "
+        "Array.from(input.getContext('2d').getImageData(0, 0, input.width, input.height).data)"
     )
-    np.testing.assert_array_equal(np.array(seen).reshape(16, 16, 4)[..., :3], picture)
+    np.testing.assert_array_equal(np.array(shown).reshape(16, 16, 4)[..., :3], picture)
 
 
-def test_what_is_refused_in_one_line(page: Project, tmp_path: Path) -> None:
+def test_errors_are_one_line(page: Project, tmp_path: Path) -> None:
     project = page.copy(tmp_path / "project")
     before = (project.root / "reports/demo/model.onnx").read_bytes()
     project.set(epochs=1)
@@ -452,9 +454,9 @@ def test_what_is_refused_in_one_line(page: Project, tmp_path: Path) -> None:
     assert "models/model.onnx: damaged" in project.command("demo", fails=True).stderr
     (project.root / "models/model.onnx").unlink()
     assert (
-        project.command("demo", fails=True).stderr == "demo: error: models/model.onnx: not there; run `make export`\n"
+        project.command("demo", fails=True).stderr == "demo: error: models/model.onnx: not found; run `make export`\n"
     )
     (project.root / "demo/node_modules/onnxruntime-web").unlink()
-    assert "`make demo` fetches it, with npm" in project.command("demo", fails=True).stderr
+    assert "`make demo` installs it with npm" in project.command("demo", fails=True).stderr
     assert (project.root / "reports/demo/model.onnx").read_bytes() == before
     assert json.loads((project.root / "reports/demo/about.json").read_text())["on_light"] is False

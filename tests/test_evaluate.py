@@ -1,4 +1,4 @@
-"""The evaluation, on the real model, and its pictures."""
+"""The evaluation of the real model, and the picture of its mistakes."""
 
 import hashlib
 import json
@@ -14,20 +14,20 @@ from PIL import Image, ImageFont
 from stages import evaluate
 from stages.lib.core.sealed import seal, unseal
 from stages.lib.model import model_file, tensors
-from stages.lib.reporting.evaluation import Mistake
-from stages.lib.reporting.pictures import GAP, LINE, ROOM, SIDE, caption, mistakes_sheet
+from stages.lib.reporting.pictures import CAPTION_WIDTH, GAP, LINE, SIDE, caption, mistakes_sheet
+from stages.lib.reporting.results import Mistake
 from stages.lib.splits import shards
 from tests.conftest import Project
 
 
-def test_metrics_are_those_of_the_predictions(reproduced: Project) -> None:
+def test_metrics_follow_from_the_predictions(reproduced: Project) -> None:
     reports = reproduced.root / "reports"
     metrics = json.loads((reports / "metrics.json").read_text())
     predictions = pd.read_csv(reports / "predictions.csv")
-    right = predictions["actual"] == predictions["predicted"]
+    correct = predictions["actual"] == predictions["predicted"]
     assert list(predictions.columns) == ["index", "actual", "predicted", "confidence"]
     assert len(predictions) == metrics["rows"] == 1000
-    assert metrics["accuracy"] == right.mean() > 0.9
+    assert metrics["accuracy"] == correct.mean() > 0.9
     assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
     assert predictions["confidence"].between(0.1, 1).all()
     calibration = pd.read_csv(reports / "calibration.csv")
@@ -36,7 +36,7 @@ def test_metrics_are_those_of_the_predictions(reproduced: Project) -> None:
     assert metrics["calibration_error"] == pytest.approx(gaps.sum(), abs=1e-5)
 
 
-def test_predictions_are_those_of_the_plain_network_on_the_source_rows(reproduced: Project) -> None:
+def test_predictions_are_those_of_the_network_on_the_source_rows(reproduced: Project) -> None:
     network, description = model_file.load(reproduced.root / model_file.MODEL)
     table = pd.read_csv(reproduced.root / "data/raw/files/mnist_5k.csv.gz", header=None).to_numpy()
     predictions = pd.read_csv(reproduced.root / "reports/predictions.csv")
@@ -51,7 +51,7 @@ def test_predictions_are_those_of_the_plain_network_on_the_source_rows(reproduce
     np.testing.assert_allclose(confidence.numpy(), predictions["confidence"], atol=2e-6)
 
 
-def test_a_model_of_other_data_is_refused(project: Project) -> None:
+def test_a_model_trained_on_other_data_is_refused(project: Project) -> None:
     path = project.root / "models/model.json"
     fields = unseal(path.read_text())
     fields["data"]["dataset"] = "mnist"
@@ -62,7 +62,7 @@ def test_a_model_of_other_data_is_refused(project: Project) -> None:
     assert (project.root / "reports/metrics.json").read_bytes() == before
 
 
-def test_pixels_come_back(reproduced: Project) -> None:
+def test_to_pixels_undoes_standardization(reproduced: Project) -> None:
     test = shards.read(reproduced.root / "data/normalized/test")
     original = test.images(0, len(test))
     standardized = tensors.Standardize(test.description)(torch.from_numpy(original))
@@ -73,14 +73,14 @@ def mistake(file: str | None = None, actual: str = "7", predicted: str = "0") ->
     return Mistake(row=3, index=35, file=file, actual=actual, predicted=predicted, confidence=0.99)
 
 
-def test_the_sheet_shows_each_mistake_with_its_captions(tmp_path: Path) -> None:
+def test_the_sheet_shows_each_mistake_and_is_the_same_each_time(tmp_path: Path) -> None:
     images = np.zeros((7, 1, 28, 28), np.uint8)
     mistakes = [mistake(actual=str(number)) for number in range(7)]
     sheet = mistakes_sheet(images, mistakes)
     pixels = np.asarray(sheet)
     assert pixels.shape[2] == 3
     black = (pixels == 0).all(2)
-    assert black.sum() > 7 * SIDE * SIDE  # the images, and the letters below
+    assert black.sum() > 7 * SIDE * SIDE  # the images, and the letters of the captions
     digests = set()
     for name in ("a.png", "b.png"):
         mistakes_sheet(images, mistakes).save(tmp_path / name)
@@ -89,19 +89,18 @@ def test_the_sheet_shows_each_mistake_with_its_captions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("channels", "number"), [(1, 1), (3, 2), (3, 0)])
-def test_the_sheet_of_few_colour_or_no_mistakes(channels: int, number: int) -> None:
+def test_the_sheet_of_one_colour_or_no_image(channels: int, number: int) -> None:
     images = np.full((number, channels, 8, 8), 128, np.uint8)
     sheet = mistakes_sheet(images, [mistake()] * number)
     assert isinstance(sheet, Image.Image)
-    assert (np.asarray(sheet) == 128).all(2).sum() == pytest.approx(
-        number * SIDE * SIDE, abs=50
-    )  # some grey in letters
+    grey = (np.asarray(sheet) == 128).all(2).sum()
+    assert grey == pytest.approx(number * SIDE * SIDE, abs=50), "letters have a little grey, too"
 
 
 FONT = ImageFont.load_default(13)
 
 
-def test_a_caption_says_what_which_and_how_sure() -> None:
+def test_a_caption_has_the_classes_the_confidence_and_the_image() -> None:
     assert caption(mistake(), FONT) == ["actual 7", "predicted 0 (99.0%)", "row 35"]
     assert caption(mistake("red/35.png"), FONT)[2] == "red/35.png"
     quantities = replace(mistake("a.png"), actual="1.5, 2", predicted="1, 2", confidence=None)
@@ -117,15 +116,14 @@ def test_a_caption_says_what_which_and_how_sure() -> None:
         ("odd \\udcff/" * 9 + "35.png", "/35.png"),
     ],
 )
-def test_of_a_long_path_the_end_is_drawn(file: str, end: str) -> None:
+def test_a_caption_shows_the_end_of_a_long_path(file: str, end: str) -> None:
     *_, line = caption(mistake(file), FONT)
     assert line.startswith("…")
     assert line.endswith(end)
-    assert ROOM - 12 < FONT.getlength(line) <= ROOM, "as much as there is room for"
+    assert CAPTION_WIDTH - 12 < FONT.getlength(line) <= CAPTION_WIDTH, "as much as fits"
 
 
-def test_long_captions_stay_below_their_image() -> None:
-    """The gap to the next image is white, and so is the one to the next row."""
+def test_long_captions_leave_the_gaps_between_images_white() -> None:
     long = mistake("folder/" * 20 + "35.png", "station wagon, estate car", "\N{FULL BLOCK}" * 100)
     assert caption(long, FONT)[1].endswith("… (99.0%)")
     odd = mistake("line\n" * 9, "two\nlines", "carriage\r\nreturn")
@@ -133,7 +131,7 @@ def test_long_captions_stay_below_their_image() -> None:
     white = (np.asarray(sheet) == 255).all(2)
     for column in range(5):
         edge = GAP + column * (SIDE + GAP)
-        assert white[:, edge + ROOM + 2 : edge + SIDE + GAP].all(), "beside"
+        assert white[:, edge + CAPTION_WIDTH + 2 : edge + SIDE + GAP].all(), "beside"
     height = SIDE + 3 * LINE + GAP
     for row in range(2):
         assert white[(row + 1) * height : (row + 1) * height + GAP - 3].all(), "below"

@@ -252,7 +252,7 @@ def test_invalid_sweeps_are_refused(fresh: Project, monkeypatch: pytest.MonkeyPa
     assert "argument --jobs: found `0`, expected a whole number of at least 1" in refusal(
         "learning-rate", "--jobs", "0"
     )
-    assert "the following arguments are required: name; -h tells more" in refusal()
+    assert "the following arguments are required: name; -h shows the usage" in refusal()
     assert "no sweep `nope`, expected one of learning-rate: make sweep NAME=" in refusal("nope")
     write_grids(
         fresh,

@@ -1,4 +1,4 @@
-"""The model in the formats of other programs, by the real command, and by the programs themselves."""
+"""Exported models, by the real command, and in the programs that load them."""
 
 import io
 import json
@@ -38,39 +38,39 @@ def described(shape: tuple[int, int, int], quantities: tuple[str, ...] = ()) -> 
     )
 
 
-def test_every_file_says_what_evaluate_said_of_the_test_split(shipped: Project) -> None:
-    """By onnxruntime and torch alone, from pixels, one image or many at a time."""
+def test_every_file_has_the_predictions_of_evaluate(shipped: Project) -> None:
+    """In onnxruntime and torch alone, from pixels, one image or many at a time."""
     test = shards.read(shipped.root / "data/normalized/test")
     images = test.images(0, len(test))
     expected = pd.read_csv(shipped.root / "reports/predictions.csv")
     report = json.loads((shipped.root / "reports/export.json").read_text())
     program = torch.export.load(io.BytesIO((shipped.root / FILES[0]).read_bytes())).module()
-    said = {FILES[0]: program(torch.from_numpy(images)).detach().numpy()}
+    outputs = {FILES[0]: program(torch.from_numpy(images)).detach().numpy()}
     for path in FILES[1:]:
         session = onnxruntime.InferenceSession(shipped.root / path)
-        (said[path],) = session.run(None, {"images": images})
+        (outputs[path],) = session.run(None, {"images": images})
         (one,) = session.run(["probabilities"], {"images": images[:1]})
-        np.testing.assert_allclose(one, said[path][:1], atol=1e-5)
-    for path, probabilities in said.items():
+        np.testing.assert_allclose(one, outputs[path][:1], atol=1e-5)
+    for path, probabilities in outputs.items():
         assert probabilities.dtype == np.float32
         np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
         same = probabilities.argmax(1) == expected["predicted"]
-        figures = report["files"][path]
-        assert figures["other_classes"] == (~same).sum()
-        assert figures["accuracy"] == (probabilities.argmax(1) == expected["actual"]).mean()
-        assert figures["bytes"] == (shipped.root / path).stat().st_size
-        assert figures["latency_ms"] > 0
+        reported = report["files"][path]
+        assert reported["other_classes"] == (~same).sum()
+        assert reported["accuracy"] == (probabilities.argmax(1) == expected["actual"]).mean()
+        assert reported["bytes"] == (shipped.root / path).stat().st_size
+        assert reported["latency_ms"] > 0
         if path in FILES[:2]:
             assert same.all()
-            assert figures["max_difference"] < 1e-5
+            assert reported["max_difference"] < 1e-5
             np.testing.assert_allclose(probabilities.max(1), expected["confidence"], atol=1e-5)
     whole, quantized = (report["files"][path] for path in FILES[1:])
     assert quantized["bytes"] < 0.4 * whole["bytes"]
-    assert 1e-4 < quantized["max_difference"] < 0.2, "in 8 bits, and not much worse"
+    assert 1e-4 < quantized["max_difference"] < 0.2, "8 bits round, but not much"
     assert report["test_images"] == 1000
 
 
-def test_what_the_model_knows_of_itself_stands_in_the_files(shipped: Project) -> None:
+def test_the_files_have_the_description_of_the_model(shipped: Project) -> None:
     description = json.loads((shipped.root / "models/model.json").read_text())
     for path in FILES[1:]:
         model = onnx.load(shipped.root / path)
@@ -91,16 +91,16 @@ def test_what_the_model_knows_of_itself_stands_in_the_files(shipped: Project) ->
     assert json.loads(extra["about.json"])["dataset"] == "mnist-5k"
 
 
-def test_the_same_bytes_elsewhere_and_no_place_in_them(shipped: Project, project: Project) -> None:
+def test_another_folder_gives_the_same_bytes_and_no_local_path(shipped: Project, project: Project) -> None:
     project.command("export")
     for path in FILES:
         content = (project.root / path).read_bytes()
         assert content == (shipped.root / path).read_bytes(), path
-        for place in (project.root, shipped.root, ROOT, Path(os.__file__).parent, Path(torch.__file__).parent):
-            assert str(place).encode() not in content, path
+        for folder in (project.root, shipped.root, ROOT, Path(os.__file__).parent, Path(torch.__file__).parent):
+            assert str(folder).encode() not in content, path
 
 
-def test_git_and_dvc_do_not_see_them(shipped: Project) -> None:
+def test_git_and_dvc_ignore_the_files(shipped: Project) -> None:
     assert shipped.run("git", "status", "--porcelain").stdout == ""
     assert shipped.repro() == []
 
@@ -122,7 +122,7 @@ def test_other_networks_in_colour(tmp_path: Path, name: str, size: int) -> None:
     torch.testing.assert_close(exported.load_onnx(tmp_path / "b.onnx")(images), expected, atol=0.1, rtol=0)
 
 
-def test_a_regression_gives_its_quantities_in_their_own_units(tmp_path: Path) -> None:
+def test_a_regression_outputs_quantities_in_their_units(tmp_path: Path) -> None:
     data = described((1, 8, 8), ("angle", "size"))
     torch.manual_seed(0)
     network = networks.build("mlp", shape=data.shape, outputs=2, hidden=[8], activation="relu", dropout=0.0).eval()
@@ -134,13 +134,13 @@ def test_a_regression_gives_its_quantities_in_their_own_units(tmp_path: Path) ->
         expected = network(tensors.Standardize(data)(images)) * 2 + 10
     runner = exported.load_onnx(tmp_path / "a.onnx")
     torch.testing.assert_close(runner(images), expected, atol=1e-4, rtol=0)
-    runners = {Path("right"): runner, Path("wrong"): lambda some: runner(some) + torch.tensor([0.0, 1.0])}
-    found = export.checked(network, runners, split)
-    assert found[Path("right")]["max_difference"] < 1e-5
-    assert found[Path("wrong")]["max_difference"] == pytest.approx(0.5, abs=1e-5), "in standard deviations"
-    assert found[Path("right")]["r2"] != found[Path("wrong")]["r2"]
-    found = export.checked(network, {Path("nothing"): lambda some: runner(some) * float("nan")}, split)
-    assert math.isnan(found[Path("nothing")]["max_difference"])
+    runners = {Path("right"): runner, Path("wrong"): lambda batch: runner(batch) + torch.tensor([0.0, 1.0])}
+    runners[Path("nan")] = lambda batch: runner(batch) * float("nan")
+    comparison = export.compare(network, runners, split)
+    assert comparison[Path("right")]["max_difference"] < 1e-5
+    assert comparison[Path("wrong")]["max_difference"] == pytest.approx(0.5, abs=1e-5), "in standard deviations"
+    assert comparison[Path("right")]["r2"] != comparison[Path("wrong")]["r2"]
+    assert math.isnan(comparison[Path("nan")]["max_difference"])
 
 
 class Sharper(nn.Module):
@@ -154,7 +154,7 @@ def test_a_file_that_differs_is_not_written(project: Project, monkeypatch: pytes
 
     monkeypatch.chdir(project.root)
     monkeypatch.setattr(export, "end_to_end", end_to_end_of_another)
-    with pytest.raises(UserError, match=r"models/model.pt2: differs from PyTorch by 0\.00.* nothing is written"):
+    with pytest.raises(UserError, match=r"models/model.pt2: differs from PyTorch by 0\.00.* no file was written"):
         export.main()
     assert not [path for path in (*FILES, "reports/export.json") if (project.root / path).exists()]
     assert sorted(path.name for path in (project.root / "models").iterdir() if path.name[0] != ".") == [
@@ -163,20 +163,20 @@ def test_a_file_that_differs_is_not_written(project: Project, monkeypatch: pytes
     ]
 
 
-def test_what_is_refused_in_one_line(project: Project) -> None:
+def test_errors_are_one_line(project: Project) -> None:
     (project.root / "models/model.safetensors").write_bytes(b"other")
     assert "not the weights that models/model.json describes" in project.command("export", fails=True).stderr
     without = "import sys; sys.modules['onnx'] = None; from commands import export; export.run(export.main)"
-    said = project.run("python", "-c", without, fails=True).stderr
-    assert said == "-c: error: onnx: not installed; pip install onnx onnxruntime onnxscript\n"
+    error = project.run("python", "-c", without, fails=True).stderr
+    assert error == "-c: error: onnx: not installed; pip install onnx onnxruntime onnxscript\n"
 
 
 def test_the_program_of_the_documentation(shipped: Project) -> None:
-    """It knows nothing of this project."""
+    """It does not import this project."""
     page = (shipped.root / "docs/using_the_model.md").read_text()
     program = page.split("```python\n", 1)[1].split("```", 1)[0]
     (shipped.root.parent / "program.py").write_text(program)
-    said = shipped.run("python", "-W", "error", "-I", str(shipped.root.parent / "program.py")).stdout.split()
-    told = program.rsplit("# ", 1)[1].split()
-    assert said[0] == told[0]
-    assert float(said[1]) == pytest.approx(float(told[1]), abs=1e-4)
+    printed = shipped.run("python", "-W", "error", "-I", str(shipped.root.parent / "program.py")).stdout.split()
+    documented = program.rsplit("# ", 1)[1].split()
+    assert printed[0] == documented[0]
+    assert float(printed[1]) == pytest.approx(float(documented[1]), abs=1e-4)

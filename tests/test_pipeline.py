@@ -164,10 +164,10 @@ def test_plots_show_every_picture(project: Project) -> None:
     for title in (
         "Loss",
         "Accuracy (R2 of a regression)",
-        "Predicted and actual on the test split",
-        "Errors on the test split",
-        "Recall of each class on the test split",
-        "Calibration on the test split",
+        "Predicted and actual, test split",
+        "Errors, test split",
+        "Recall by class, test split",
+        "Calibration, test split",
     ):
         assert page.count(f'"text": "{title}"') + page.count(f'"title": "{title}"') >= 1, title
     assert "mistakes.png" in page

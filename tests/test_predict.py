@@ -1,4 +1,4 @@
-"""Predictions of images that no stage has seen, by the real command."""
+"""Predictions of images from outside of the data set, by the real command."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from commands import predict as predict_stage
+from commands import predict as predict_command
 from commands.lib import backgrounds, placing, unseen
 from stages.lib.core.errors import UserError
 from stages.lib.model import inference, model_file, tensors
@@ -46,35 +46,34 @@ ARCHITECTURE = model_file.Architecture(model="mlp", hidden=[4], activation="tanh
 
 @pytest.fixture
 def model(folder: Path) -> Callable[[DataDescription], str]:
-    """Makes a model of such data; its path."""
+    """A function that saves an untrained model for some data and returns its path."""
 
-    def made(data: DataDescription) -> str:
+    def save(data: DataDescription) -> str:
         torch.manual_seed(0)
         network = model_file.build(ARCHITECTURE, data)
         path = folder / "other.safetensors"
         model_file.save(path, network.state_dict(), ARCHITECTURE, data, {"train": 3, "val": 1}, {}, threads=1)
         return str(path)
 
-    return made
+    return save
 
 
 def predict(project: Project, *arguments: str, fails: bool = False) -> tuple[list[str], list[str], pd.DataFrame]:
-    """The lines of the table and of stderr, and the CSV."""
-    command = ["python", "-W", "error", "-m", "commands.predict", *arguments, "--csv", "out.csv"]
-    done = project.run(*command, fails=fails)
+    """Run `predict`. Returns the lines of the table, those of stderr, and the CSV."""
+    done = project.command("predict", *arguments, "--csv", "out.csv", fails=fails)
     table = pd.read_csv(project.root / "out.csv", dtype=str, keep_default_na=False)
     first, *shown = done.stdout.splitlines()
     assert first == "models/model.safetensors: mlp, trained on mnist-5k"
     return shown, done.stderr.splitlines(), table
 
 
-def test_the_test_split_as_files_has_the_predictions_of_evaluate(project: Project) -> None:
+def test_the_test_split_as_image_files_has_the_predictions_of_evaluate(project: Project) -> None:
     test = shards.read(project.root / "data/normalized/test")
     folder = project.root / "digits"
     for row, image in enumerate(test.images(0, len(test))):
         (folder / f"{row // 100}").mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[0]).save(folder / f"{row // 100}/{row:04}.png")
-    shown, said, table = predict(project, "digits")
+    shown, messages, table = predict(project, "digits")
     expected = pd.read_csv(project.root / "reports/predictions.csv", dtype=str)
     assert table["image"].tolist() == [f"digits/{row // 100}/{row:04}.png" for row in range(1000)]
     assert table["predicted"].tolist() == expected["predicted"].tolist()
@@ -84,26 +83,26 @@ def test_the_test_split_as_files_has_the_predictions_of_evaluate(project: Projec
     best = [(first[f"predicted{rank}"], f"{float(first[f'confidence{rank}']):.1%}") for rank in ("", "_2", "_3")]
     assert shown[1].split() == [first["image"], *(text for pair in best for text in pair)]
     assert shown[-1] == "and 960 more; --csv FILE writes them all"
-    assert said == []
+    assert messages == []
 
-    # The same logits, to the last bit, if they are computed together; alone, to within rounding.
+    # Logits are equal to the last bit in the same batches, and within rounding in others.
     network, description = model_file.load(project.root / model_file.MODEL)
     split = tensors.read(project.root / "data/tensors/test", memory=0)
     device = torch.device("cpu")
-    logits = torch.cat([some for _, some in outputs_of(network, split, device, SINGLE)])
+    logits = torch.cat([batch for _, batch in outputs_of(network, split, device, SINGLE)])
     files = unseen.files_of(folder)
     pixels = unseen.read(files, description.data, project.root / "pixels", tqdm(disable=True))
-    assert torch.equal(torch.cat([some for _, some in outputs_of(network, pixels, device, SINGLE)]), logits)
+    assert torch.equal(torch.cat([batch for _, batch in outputs_of(network, pixels, device, SINGLE)]), logits)
     one = unseen.read(files[700:701], description.data, project.root / "pixels", tqdm(disable=True))
     torch.testing.assert_close(next(outputs_of(network, one, device, SINGLE))[1], logits[700:701], atol=1e-5, rtol=1e-5)
 
 
-def test_files_of_every_kind(project: Project) -> None:
-    """The same digit in eleven kinds of file, most of them larger, and grey in different ways."""
+def test_files_of_every_format_and_mode(project: Project) -> None:
+    """The same digit in eleven files, half of them larger."""
     test = shards.read(project.root / "data/normalized/test")
     digit = Image.fromarray(test.images(500, 501)[0, 0])
     large = digit.resize((280, 280), Image.Resampling.BICUBIC)
-    kinds = {
+    files = {
         "a.png": digit,
         "b.png": digit.convert("RGB"),
         "c.png": digit.convert("RGBA"),
@@ -116,32 +115,32 @@ def test_files_of_every_kind(project: Project) -> None:
         "j.gif": large,
         "k.PNG": large.convert("LA"),
     }
-    for name, image in kinds.items():
+    for name, image in files.items():
         image.save(project.root / name, {"k.PNG": "PNG"}.get(name))
-    _, said, table = predict(project, *kinds)
-    assert said == []
-    assert table["image"].tolist() == list(kinds)
+    _, messages, table = predict(project, *files)
+    assert messages == []
+    assert table["image"].tolist() == list(files)
     actual = pd.read_csv(project.root / "reports/predictions.csv", dtype=str)["predicted"][500]
-    assert table["predicted"].tolist() == [actual] * len(kinds)
-    assert len(set(table["confidence"][:6])) == 1, "pixels of the same values"
+    assert table["predicted"].tolist() == [actual] * len(files)
+    assert len(set(table["confidence"][:6])) == 1, "equal pixels"
 
 
-def test_a_broken_image_is_a_line_and_the_others_go_on(project: Project) -> None:
+def test_a_broken_image_is_one_error_and_the_others_are_predicted(project: Project) -> None:
     sheet = Image.new("L", (28, 28))
     for name in ("one.png", "three.png"):
         sheet.save(project.root / name)
     (project.root / "two.png").write_bytes((project.root / "one.png").read_bytes()[:40])
-    shown, said, table = predict(project, "one.png", "two.png", "none.png", "three.png", fails=True)
+    shown, messages, table = predict(project, "one.png", "two.png", "none.png", "three.png", fails=True)
     assert table["image"].tolist() == ["one.png", "three.png"]
     assert len(shown) == 3
-    assert [line.split(":")[:3] for line in said] == [
+    assert [line.split(":")[:3] for line in messages] == [
         ["predict", " error", " two.png"],
         ["predict", " error", " none.png"],
     ]
-    assert said[1].endswith("No such file or directory")
+    assert messages[1].endswith("No such file or directory")
 
 
-def test_whatever_a_file_is_called(project: Project) -> None:
+def test_any_file_name(project: Project) -> None:
     names = [b"a\xff.png", b"b\nc.png", "d\u00e9 \u4e03.png".encode()]
     folder = os.fsencode(project.root / "odd")
     os.mkdir(folder)
@@ -149,21 +148,21 @@ def test_whatever_a_file_is_called(project: Project) -> None:
     for name in names:
         shutil.copy(os.fsencode(project.root / "plain.png"), os.path.join(folder, name))
     Path(os.fsdecode(os.path.join(folder, b"broken\xff.png"))).write_bytes(b"no image")
-    shown, said, table = predict(project, "odd", fails=True)
+    shown, messages, table = predict(project, "odd", fails=True)
     assert table["image"].tolist() == ["odd/a\\udcff.png", "odd/b\\nc.png", "odd/d\u00e9 \u4e03.png"]
     assert len(shown) == 4
-    assert said == ["predict: error: odd/broken\\udcff.png: no image of a format that Pillow knows"]
+    assert messages == ["predict: error: odd/broken\\udcff.png: no image of a format that Pillow knows"]
 
 
-def test_a_folder_without_images_does_not_keep_the_others_back(project: Project) -> None:
+def test_a_folder_without_images_is_one_error_and_the_others_are_predicted(project: Project) -> None:
     (project.root / "empty").mkdir()
     Image.new("L", (28, 28)).save(project.root / "plain.png")
-    _, said, table = predict(project, "empty", "plain.png", fails=True)
+    _, messages, table = predict(project, "empty", "plain.png", fails=True)
     assert table["image"].tolist() == ["plain.png"]
-    assert said == ["predict: error: empty: holds no image, 0 other file(s); expected such as 7.png in it"]
+    assert messages == ["predict: error: empty: contains no image, 0 other file(s); expected images such as 7.png"]
 
 
-def test_progress_is_shown_on_a_terminal_alone(reproduced: Project, folder: Path) -> None:
+def test_progress_is_shown_only_on_a_terminal(reproduced: Project, folder: Path) -> None:
     (folder / "images").mkdir()
     for row in range(70):
         Image.new("L", (28, 28), row).save(folder / f"images/{row:02}.png")
@@ -173,67 +172,67 @@ def test_progress_is_shown_on_a_terminal_alone(reproduced: Project, folder: Path
     assert "predicting: 100%" in done.stdout
 
 
-@pytest.mark.parametrize("pieces", [1, 16])
-def test_in_pieces_as_in_one(
-    model: Callable[[DataDescription], str], folder: Path, monkeypatch: pytest.MonkeyPatch, pieces: int
+@pytest.mark.parametrize("batches", [1, 16])
+def test_predictions_do_not_depend_on_how_many_images_are_decoded_together(
+    model: Callable[[DataDescription], str], folder: Path, monkeypatch: pytest.MonkeyPatch, batches: int
 ) -> None:
-    """A file of colour changes nothing for those that are decoded together with it."""
+    """One of the images is in colour, and one is broken."""
     random = np.random.default_rng(0)
     for row in range(20):
         pixels = random.integers(0, 256, (8, 8, 3) if row == 7 else (8, 8), np.uint8)
         Image.fromarray(pixels).save(folder / f"{row:02}.png")
     (folder / "03.png").write_bytes(b"no image")
     monkeypatch.setattr(inference, "MOST_ROWS", 3)
-    monkeypatch.setattr(predict_stage, "PIECES", pieces)
-    command = ["predict", *(f"{row:02}.png" for row in range(20)), "--model", model(GREY), "--csv", f"{pieces}.csv"]
+    monkeypatch.setattr(predict_command, "BATCHES_DECODED", batches)
+    command = ["predict", *(f"{row:02}.png" for row in range(20)), "--model", model(GREY), "--csv", f"{batches}.csv"]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit):
-        predict_stage.main()
-    found = pd.read_csv(f"{pieces}.csv")
-    assert found["image"].tolist() == [f"{row:02}.png" for row in range(20) if row != 3]
+        predict_command.main()
+    table = pd.read_csv(f"{batches}.csv")
+    assert table["image"].tolist() == [f"{row:02}.png" for row in range(20) if row != 3]
     network, _ = model_file.load(Path(model(GREY)))
-    for row, confidence in zip(found.index, found["confidence"], strict=True):
-        image = torch.from_numpy(np.array(Image.open(found["image"][row]).convert("L")))[None, None]
+    for row, confidence in zip(table.index, table["confidence"], strict=True):
+        image = torch.from_numpy(np.array(Image.open(table["image"][row]).convert("L")))[None, None]
         with torch.inference_mode():
             expected = network(tensors.Standardize(GREY)(image)).softmax(1).max()
         assert confidence == pytest.approx(float(expected), abs=2e-6)
 
 
-def test_dark_on_light_is_inverted_where_all_clearly_are(project: Project) -> None:
+def test_images_are_inverted_if_all_are_clearly_dark_on_light(project: Project) -> None:
     test = shards.read(project.root / "data/normalized/test")
     for row, image in enumerate(test.images(300, 310)[:, 0]):
-        Image.fromarray(image).save(project.root / f"{row}-as-learned.png")
-        Image.fromarray(255 - image).save(project.root / f"{row}-on-paper.png")
+        Image.fromarray(image).save(project.root / f"{row}-light.png")
+        Image.fromarray(255 - image).save(project.root / f"{row}-dark.png")
     (project.root / "broken.png").write_bytes(b"no image")
-    paper = [f"{row}-on-paper.png" for row in range(10)]
-    learned = [f"{row}-as-learned.png" for row in range(10)]
-    _, silent, expected = predict(project, *learned)
+    dark = [f"{row}-dark.png" for row in range(10)]
+    light = [f"{row}-light.png" for row in range(10)]
+    _, silent, expected = predict(project, *light)
     assert silent == []
 
-    shown, messages, all_of_them = predict(project, *paper, "broken.png", fails=True)
+    shown, messages, all_of_them = predict(project, *dark, "broken.png", fails=True)
     assert all_of_them["predicted"].tolist() == expected["predicted"].tolist()
     assert all_of_them["confidence"].tolist() == expected["confidence"].tolist()
     assert all_of_them["inverted"].tolist() == ["yes"] * 10
-    assert "0-on-paper.png (inverted)" in shown[1]
+    assert "0-dark.png (inverted)" in shown[1]
     why = "dark on light, and the training images are light on dark"
     assert messages[0] == (
-        f"predict: inverted 10 of 10 images, such as 0-on-paper.png: {why}; to leave all as they are: --invert never "
+        f"predict: inverted 10 of 10 images, such as 0-dark.png: {why}; to leave all as they are: --invert never "
         "(make: INVERT=never)"
     )
     assert messages[1].startswith("predict: error: broken.png: ")
-    assert len(messages) == 2, "what cannot be read does not count"
+    assert len(messages) == 2, "unreadable files do not count"
 
-    _, messages, some = predict(project, *paper, learned[0])
+    _, messages, some = predict(project, *dark, light[0])
     assert messages == [
-        f"predict: warning: 10 of 11 images, such as 0-on-paper.png, seem to be {why}: do not trust these predictions; "
-        "to invert these: --invert each (make: INVERT=each)"
+        f"predict: warning: 10 of 11 images, such as 0-dark.png, appear to be {why}: the predictions are unreliable; "
+        "to invert them: --invert each (make: INVERT=each)"
     ]
     assert some["inverted"].tolist() == ["no"] * 11
-    _, messages, each = predict(project, *paper, learned[0], "--invert", "each")
-    assert messages == [f"predict: inverted 10 of 11 images, such as 0-on-paper.png: {why}"]
+    _, messages, each = predict(project, *dark, light[0], "--invert", "each")
+    assert messages == [f"predict: inverted 10 of 11 images, such as 0-dark.png: {why}"]
     assert each["predicted"].tolist() == [*expected["predicted"], expected["predicted"][0]]
     assert each["inverted"].tolist() == ["yes"] * 10 + ["no"]
-    _, messages, never = predict(project, *paper, learned[0], "--invert", "never")
+    _, messages, never = predict(project, *dark, light[0], "--invert", "never")
     assert messages == []
     assert never["inverted"].tolist() == ["no"] * 11
     assert never["predicted"].tolist() == some["predicted"].tolist() != each["predicted"].tolist()
@@ -241,7 +240,7 @@ def test_dark_on_light_is_inverted_where_all_clearly_are(project: Project) -> No
 
 @pytest.mark.parametrize("exception", [None, 0, 11, 19])
 @pytest.mark.parametrize("place", [False, True])
-def test_one_image_decides_for_a_folder_of_many_pieces(
+def test_one_exception_prevents_the_inversion_of_all_images(
     model: Callable[[DataDescription], str],
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -249,7 +248,7 @@ def test_one_image_decides_for_a_folder_of_many_pieces(
     exception: int | None,
     place: bool,
 ) -> None:
-    """Wherever it stands: pieces that came before it were inverted, and must not be in the end."""
+    """Wherever it is: images that were decoded before it are predicted again without inversion."""
     images = np.full((20, 8, 8), 255, np.uint8)
     for row in range(20):
         images[row, 2:5, 3:5] = 5 * row
@@ -258,40 +257,40 @@ def test_one_image_decides_for_a_folder_of_many_pieces(
     for row, image in enumerate(images):
         Image.fromarray(image).save(folder / f"{row:02}.png")
     monkeypatch.setattr(inference, "MOST_ROWS", 3)
-    monkeypatch.setattr(predict_stage, "PIECES", 1)
+    monkeypatch.setattr(predict_command, "BATCHES_DECODED", 1)
     command = ["predict", *(f"{row:02}.png" for row in range(20)), "--model", model(GREY), "--csv", "o.csv"]
     monkeypatch.setattr(sys, "argv", command + ["--place"] * place)
     with contextlib.suppress(SystemExit):
-        predict_stage.main()
+        predict_command.main()
     rows = list(range(20))
     if place and exception is not None:
-        rows = [exception]  # the others cannot be placed, as they are not inverted
-        assert capsys.readouterr().err.count("only light drawings can be placed; --invert each inverts it\n") == 19
-    found = pd.read_csv("o.csv")
-    assert found["image"].tolist() == [f"{row:02}.png" for row in rows]
-    assert found["inverted"].tolist() == ["yes" if exception is None else "no"] * len(rows)
+        rows = [exception]  # without inversion the others cannot be placed
+        assert capsys.readouterr().err.count("--place takes light drawings: invert it with --invert each\n") == 19
+    table = pd.read_csv("o.csv")
+    assert table["image"].tolist() == [f"{row:02}.png" for row in rows]
+    assert table["inverted"].tolist() == ["yes" if exception is None else "no"] * len(rows)
     network, _ = model_file.load(Path(model(GREY)))
-    for row, confidence in zip(rows, found["confidence"], strict=True):
+    for row, confidence in zip(rows, table["confidence"], strict=True):
         image = 255 - images[row] if exception is None else images[row]
         if place:
             image = placing.placed(image, 8)
         with torch.inference_mode():
-            given = tensors.Standardize(GREY)(torch.from_numpy(image)[None, None])
-            assert confidence == pytest.approx(float(network(given).softmax(1).max()), abs=2e-6)
+            standardized = tensors.Standardize(GREY)(torch.from_numpy(image)[None, None])
+            assert confidence == pytest.approx(float(network(standardized).softmax(1).max()), abs=2e-6)
 
 
 @pytest.mark.parametrize(
     ("mean", "light"), [(0.1, False), (0.25, False), (0.26, None), (0.5, None), (0.74, None), (0.75, True), (0.9, True)]
 )
-def test_the_background_of_training_images_is_known_by_their_mean(mean: float, light: bool | None) -> None:
-    assert backgrounds.on_light(GREY.model_copy(update={"mean": [mean]})) is light
+def test_the_mean_of_the_training_images_gives_their_background(mean: float, light: bool | None) -> None:
+    assert backgrounds.trained_on_light(GREY.model_copy(update={"mean": [mean]})) is light
 
 
-def test_a_background_is_known_by_the_edge() -> None:
+def test_the_edge_of_an_image_gives_its_background() -> None:
     for edge in (0, 127, 128, 255):
         image = np.full((1, 8, 8), 255 - edge, np.uint8)
         image[:, 0] = image[:, -1] = image[..., 0] = image[..., -1] = edge
-        assert backgrounds.seems_on_light(image) == (edge > 127)
+        assert backgrounds.is_light(image) == (edge > 127)
 
 
 def sheet(*, paper: int = 0, ink: int = 255) -> np.ndarray:
@@ -301,13 +300,13 @@ def sheet(*, paper: int = 0, ink: int = 255) -> np.ndarray:
 
 
 def touching(image: np.ndarray, pixels: int) -> np.ndarray:
-    """The stroke goes on along the upper edge."""
+    """Extend the stroke along the upper edge."""
     image[:, 0, :pixels] = image[0, 10, 13]
     return image
 
 
 def gradient(low: int, high: int) -> np.ndarray:
-    """From corner to corner, as the light on a photograph."""
+    """A gradient from corner to corner, like uneven light on a photograph."""
     return np.add.outer(np.linspace(0, 0.5, 28), np.linspace(0, 0.5, 28))[np.newaxis] * (high - low) + low
 
 
@@ -323,8 +322,8 @@ def gradient(low: int, high: int) -> np.ndarray:
         (np.full((1, 28, 28), 0), False),
         (sheet(paper=100, ink=20), False),  # a dark photograph
         (sheet(paper=255, ink=150), False),
-        (np.where(np.arange(28) < 9, 135, sheet(paper=255, ink=0)), False),  # an uneven one
-        (np.minimum(sheet(paper=255, ink=20), gradient(140, 220)), True),  # of paper
+        (np.where(np.arange(28) < 9, 135, sheet(paper=255, ink=0)), False),  # uneven
+        (np.minimum(sheet(paper=255, ink=20), gradient(140, 220)), True),  # paper
         (np.pad(sheet(paper=20)[:, 1:-1, 1:-1], ((0, 0), (1, 1), (1, 1)), constant_values=255), False),  # a frame
     ],
 )
@@ -333,34 +332,34 @@ def test_when_a_background_is_clear(image: np.ndarray, clear: bool) -> None:
 
 
 def test_digits_that_touch_all_edges_are_not_inverted(reproduced: Project) -> None:
-    """Cut tightly, ink may be at most of the edge."""
+    """Of a tightly cropped digit, most of the edge may be ink."""
     test = shards.read(reproduced.root / "data/normalized/test")
     for digit in test.images(0, len(test)):
         tall, wide = (np.flatnonzero(digit[0].any(axis)) for axis in (1, 0))
-        cut = np.ascontiguousarray(digit[np.newaxis, :, tall[0] : tall[-1] + 1, wide[0] : wide[-1] + 1])
-        image = geometry.fit(cut, 28)[0]
-        assert not (backgrounds.seems_on_light(image) and backgrounds.is_clear(image))
+        cropped = np.ascontiguousarray(digit[np.newaxis, :, tall[0] : tall[-1] + 1, wide[0] : wide[-1] + 1])
+        image = geometry.fit(cropped, 28)[0]
+        assert not (backgrounds.is_light(image) and backgrounds.is_clear(image))
 
 
-def test_colours_are_not_inverted_unasked(
+def test_colour_images_are_not_inverted_unasked(
     model: Callable[[DataDescription], str], reproduced: Project, folder: Path
 ) -> None:
-    """A negative of a photograph is nothing that a model has seen."""
+    """A negative of a colour photograph resembles no training image."""
     Image.fromarray(np.kron([[255, 255, 255], [255, 0, 255], [255, 255, 255]], np.ones((8, 8))).astype(np.uint8)).save(
         folder / "plain.png"
     )
     path = model(COLOUR.model_copy(update={"mean": [0.1] * 3}))
     done = reproduced.run("python", "-m", "commands.predict", str(folder / "plain.png"), "--model", path)
-    assert done.stderr.startswith(f"predict: warning: {folder / 'plain.png'} seems to be dark on light, and")
+    assert done.stderr.startswith(f"predict: warning: {folder / 'plain.png'} appears to be dark on light, and")
     assert "(inverted)" not in done.stdout
 
 
-def test_digits_in_a_corner_are_placed_as_they_were(project: Project) -> None:
-    """Test digits on large sheets, in every corner, light on dark or dark on light: the predictions of evaluate."""
+def test_placed_digits_have_the_predictions_of_evaluate(project: Project) -> None:
+    """Test digits in the corners of large sheets, light on dark or dark on light."""
     test = shards.read(project.root / "data/normalized/test")
     digits = test.images(0, len(test))[:, 0]
     stay = [row for row, digit in enumerate(digits) if np.array_equal(placing.placed(digit, 28), digit)]
-    assert len(stay) == 999, "the box of one digit is smaller"
+    assert len(stay) == 999, "one digit has a smaller box"
     rows = stay[::25]
     for name, negative in (("light", False), ("dark", True)):
         (project.root / name).mkdir()
@@ -376,22 +375,22 @@ def test_digits_in_a_corner_are_placed_as_they_were(project: Project) -> None:
         assert table["confidence"].astype(float).tolist() == pytest.approx(
             expected["confidence"].astype(float).tolist(), abs=1e-5
         )
-        assert [message[:41] for message in messages] == ["predict: inverted 40 of 40 images, such as"[:41]] * (
-            name == "dark"
+        assert [message.partition(", such")[0] for message in messages] == (
+            ["predict: inverted 40 of 40 images"] if name == "dark" else []
         )
     _, _, table = predict(project, "light")
-    assert table["predicted"].tolist() != expected["predicted"].tolist(), "which is what placing is for"
+    assert table["predicted"].tolist() != expected["predicted"].tolist(), "not placed"
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean difference of the pixels of two images, of which one may lie a pixel aside."""
+    """Compute the mean difference of the pixels of two images, up to a shift by one pixel."""
     shifts = itertools.product((-1, 0, 1), repeat=2)
     return float(min(np.abs(np.roll(one, shift, (0, 1)).astype(int) - other).mean() for shift in shifts))
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "scan", "photograph"])
-def test_paper_is_taken_away_before_a_drawing_is_placed(reproduced: Project, kind: str) -> None:
-    """What is placed of a picture that is not plain is nearly what is placed of the plain drawing."""
+def test_paper_is_removed_before_a_drawing_is_placed(reproduced: Project, kind: str) -> None:
+    """A drawing on paper is placed nearly like the same drawing on an even background."""
     random = np.random.default_rng(0)
     for number in range(10):
         with Image.open(reproduced.root / f"docs/digits/{number}.png") as file:
@@ -408,12 +407,12 @@ def test_paper_is_taken_away_before_a_drawing_is_placed(reproduced: Project, kin
         content = io.BytesIO()
         Image.fromarray(picture.astype(np.uint8)).save(content, "JPEG", quality=60)
         pixels = np.asarray(Image.open(content))
-        found = placing.placed(placing.without_paper(pixels, 28), 28)
-        assert difference(found, expected) < 5
-        assert difference(found, expected) < difference(placing.placed(pixels, 28), expected)
+        actual = placing.placed(placing.without_paper(pixels, 28), 28)
+        assert difference(actual, expected) < 5
+        assert difference(actual, expected) < difference(placing.placed(pixels, 28), expected)
 
 
-def test_what_cannot_be_placed(
+def test_images_that_cannot_be_placed(
     reproduced: Project, model: Callable[[DataDescription], str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("L", (300, 200), 255).save(folder / "white.png")
@@ -426,28 +425,28 @@ def test_what_cannot_be_placed(
     names = ["white.png", "black.png", "dots.png", "shade.png"]
     command = ["python", "-m", "commands.predict", *(str(folder / name) for name in names), "--place"]
     done = reproduced.run(*command, "--invert", "each", "--csv", str(folder / "o.csv"), fails=True)
-    assert done.stdout == "", "no table without a row"
+    assert done.stdout == "", "no table without rows"
     assert not (folder / "o.csv").exists()
-    blank = "nothing is drawn on it, or too faintly: no pixel is 64 of 255 from the background or more"
+    blank = "blank, or drawn too faintly: expected a pixel that differs from the background by 64 of 255 or more"
     assert done.stderr.splitlines() == [
         f"predict: error: {folder}/white.png: {blank}",
         f"predict: error: {folder}/black.png: {blank}",
-        f"predict: error: {folder}/dots.png: too little is drawn on it to be seen at the model's size",
-        f"predict: error: {folder}/shade.png: its background is not even up to the edge; cut it to the paper, in "
-        "even light",
+        f"predict: error: {folder}/dots.png: too little ink: none is left at the model's image size",
+        f"predict: error: {folder}/shade.png: uneven background at the edge; crop the image to the paper and light "
+        "it evenly",
     ]
-    for data, what in [
+    for data, kind in [
         (COLOUR.model_copy(update={"mean": [0.1] * 3}), "in colour"),
         (GREY.model_copy(update={"mean": [0.9]}), "dark on light"),
         (GREY.model_copy(update={"mean": [0.5]}), "not drawings on a dark background"),
     ]:
         monkeypatch.setattr(sys, "argv", ["predict", "black.png", "--place", "--model", model(data)])
-        with pytest.raises(UserError, match=f"other.safetensors \\(made up\\) are {what}; leave it out"):
-            predict_stage.main()
+        with pytest.raises(UserError, match=f"other.safetensors \\(made up\\) are {kind}"):
+            predict_command.main()
 
 
 @pytest.mark.parametrize("command", [["commands.predict", "docs/digits"], ["stages.download", "--help"]])
-def test_a_pipe_that_nobody_reads_ends_it_quietly(reproduced: Project, command: list[str]) -> None:
+def test_a_closed_pipe_ends_a_command_quietly(reproduced: Project, command: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     full = [sys.executable, "-W", "error", "-m", *command]
@@ -461,7 +460,7 @@ def test_a_pipe_that_nobody_reads_ends_it_quietly(reproduced: Project, command: 
     assert "rror" not in closed.stderr
 
 
-def test_grey_and_colour() -> None:
+def test_conversion_of_grey_and_colour() -> None:
     grey = np.arange(64, dtype=np.uint8).reshape(1, 1, 8, 8) * 4
     colour = unseen.in_channels(grey, 3)
     assert colour.shape == (1, 3, 8, 8)
@@ -471,7 +470,7 @@ def test_grey_and_colour() -> None:
     np.testing.assert_array_equal(unseen.in_channels(colour, 1)[0, 0], expected)
 
 
-def test_a_model_elsewhere_of_colour_and_of_numbers(
+def test_models_of_colour_images_and_of_quantities(
     model: Callable[[DataDescription], str], reproduced: Project, folder: Path
 ) -> None:
     Image.new("L", (20, 30), 77).save(folder / "plain.png")
@@ -496,14 +495,14 @@ def test_a_model_elsewhere_of_colour_and_of_numbers(
     ("arguments", "line"),
     [
         (
-            ["x.png", "--model", "nowhere/model.safetensors"],
-            "argument --model: found nowhere/model.safetensors, which is",
+            ["x.png", "--model", "no/a.safetensors"],
+            "argument --model: found `no/a.safetensors`, expected an existing file",
         ),
         (
-            ["x.png", "--model", "model.json"],
-            "argument --model: found model.json, no file of weights; expected such as",
+            ["x.png", "--model", "params.yaml"],
+            "argument --model: found `params.yaml`, expected an existing file such as",
         ),
-        (["x.png", "--csv", "x.png"], "argument --csv: found x.png, expected a name that ends in .csv"),
+        (["x.png", "--csv", "x.png"], "argument --csv: found `x.png`, expected a name that ends in .csv"),
         ([""], "argument FILE|FOLDER: found nothing, expected an image or a folder of images: IMAGES=path"),
         ([], "the following arguments are required: FILE|FOLDER"),
         (["x.png", "--top-k", "0"], "argument --top-k: found `0`, expected a whole number of at least 1"),
@@ -512,21 +511,21 @@ def test_a_model_elsewhere_of_colour_and_of_numbers(
         (["x.png", "--invert", "yes"], "argument --invert: invalid choice: 'yes' (choose from"),
     ],
 )
-def test_a_command_line_that_is_refused(monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str) -> None:
+def test_errors_of_the_command_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str
+) -> None:
     monkeypatch.setattr(sys, "argv", ["predict", *arguments])
     with pytest.raises(UserError, match=re.escape(line)):
-        predict_stage.parsed()
+        predict_command.parse_arguments()
 
 
-def test_what_is_refused_in_one_line(
-    reproduced: Project, model: Callable[[DataDescription], str], folder: Path
-) -> None:
+def test_errors_are_one_line(reproduced: Project, model: Callable[[DataDescription], str], folder: Path) -> None:
     (folder / "notes.txt").write_text("no image")
-    (folder / "drawing.pdf").write_text("which Pillow writes and does not read")
-    (folder / ".hidden.png").write_text("no image to a user")
+    (folder / "drawing.pdf").write_text("a format that Pillow writes but does not read")
+    (folder / ".hidden.png").write_text("hidden")
     path = model(GREY)
     for arguments, line in [
-        ([str(folder)], f"{folder}: holds no image, 6 other file(s); expected such as 7.png in it"),
+        ([str(folder)], f"{folder}: contains no image, 6 other file(s); expected images such as 7.png"),
         (["/dev/null"], "/dev/null: neither a file nor a folder"),
         (["x.png", "--top-k", "no"], "argument --top-k: found `no`, expected a whole number of at least 1"),
     ]:
@@ -539,7 +538,7 @@ def test_what_is_refused_in_one_line(
     assert "damaged" in reproduced.run("python", "-m", "commands.predict", "x", "--model", path, fails=True).stderr
 
 
-def test_invert_where_no_background_is_known(
+def test_nothing_is_inverted_if_the_training_background_is_unclear(
     model: Callable[[DataDescription], str], reproduced: Project, folder: Path
 ) -> None:
     Image.new("L", (8, 8), 255).save(folder / "plain.png")
@@ -551,8 +550,8 @@ def test_invert_where_no_background_is_known(
     )
 
 
-def test_two_at_once_and_nothing_left_behind(project: Project) -> None:
-    """No lock keeps a second one out, as it does of stages that write."""
+def test_two_runs_at_the_same_time_leave_no_files(project: Project) -> None:
+    """Unlike a stage, `predict` takes no lock."""
     Image.new("L", (28, 28)).save(project.root / "a.png")
     before = sorted(path for path in project.root.rglob("*") if "__pycache__" not in path.parts)
     first, second = (project.start("python", "-m", "commands.predict", "a.png") for _ in range(2))
@@ -565,19 +564,19 @@ def test_make_predict(project: Project) -> None:
     digit[4:24, 12:16] = 255
     Image.fromarray(255 - digit).save(project.root / "a digit.png")
     (project.root / "installed").touch()
-    own = ["INSTALLED=installed", f"BIN={Path(sys.executable).parent}"]
-    done = project.run("make", "predict", *own, "IMAGES=a digit.png")
+    variables = ["INSTALLED=installed", f"BIN={Path(sys.executable).parent}"]
+    done = project.run("make", "predict", *variables, "IMAGES=a digit.png")
     assert "a digit.png (inverted)" in done.stdout
-    placed = project.run("make", "predict", *own, "IMAGES=a digit.png", "INVERT=each", "PLACE=yes")
+    placed = project.run("make", "predict", *variables, "IMAGES=a digit.png", "INVERT=each", "PLACE=yes")
     assert "a digit.png (inverted)  1 " in placed.stdout
     assert "a digit.png (inverted)  1 " not in done.stdout
-    assert "a digit.png  " in project.run("make", "predict", *own, "IMAGES=a digit.png", "INVERT=never").stdout
+    assert "a digit.png  " in project.run("make", "predict", *variables, "IMAGES=a digit.png", "INVERT=never").stdout
 
 
 def test_the_digits_of_the_documentation(reproduced: Project) -> None:
     page = (reproduced.root / "docs/using_the_model.md").read_text()
-    told = re.findall(r"^docs/digits/(\d).png \(inverted\)  (\d) ", page, re.MULTILINE)
+    documented = re.findall(r"^docs/digits/(\d).png \(inverted\)  (\d) ", page, re.MULTILINE)
     done = reproduced.run("python", "-m", "commands.predict", "docs/digits")
-    said = re.findall(r"^docs/digits/(\d).png \(inverted\)  (\d) ", done.stdout, re.MULTILINE)
-    assert said == list(dict(told).items())
-    assert len(said) == 10
+    printed = re.findall(r"^docs/digits/(\d).png \(inverted\)  (\d) ", done.stdout, re.MULTILINE)
+    assert printed == list(dict(documented).items())
+    assert len(printed) == 10

@@ -1,4 +1,4 @@
-"""Regression: numbers predicted from images, through the whole pipeline."""
+"""Regression: quantities predicted from images, through the whole pipeline."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments.comparison import paired_errors
-from stages.lib.model import tasks
+from stages.lib.model import tasks, tensors
 from stages.lib.preprocessing.decoding import decode
 from stages.lib.reporting import metrics, regression
 from stages.lib.splits.description import DataDescription, Quantity
@@ -54,72 +54,74 @@ def test_the_score_of_a_training_epoch_is_r2() -> None:
     assert tasks.score(tasks.sums(outputs, targets), targets) == pytest.approx(expected, rel=1e-5)
 
 
-def test_figures_by_hand() -> None:
-    found = metrics.regression(np.array([1.0, 2.0, 3.0, 6.0]), np.array([1.0, 3.0, 3.0, 3.0]))
-    assert found == pytest.approx({"mae": 1.0, "rmse": np.sqrt(10 / 4), "r2": 1 - 10 / 14})
-    assert metrics.regression(np.full(20, 0.1), np.full(20, 0.3))["r2"] == 0.0, "no spread to explain, but of rounding"
+def test_metrics_by_hand() -> None:
+    by_hand = metrics.regression(np.array([1.0, 2.0, 3.0, 6.0]), np.array([1.0, 3.0, 3.0, 3.0]))
+    assert by_hand == pytest.approx({"mae": 1.0, "rmse": np.sqrt(10 / 4), "r2": 1 - 10 / 14})
+    assert metrics.regression(np.full(20, 0.1), np.full(20, 0.3))["r2"] == 0.0, "the variance is 0 but for rounding"
     constant = torch.full((20, 1), 0.1, dtype=torch.float64)
     assert tasks.score(tasks.sums(constant + 0.2, constant), constant) == 0.0
     assert metrics.regression(np.ones(3), np.ones(3)) == {"mae": 0.0, "rmse": 0.0, "r2": 0.0}
 
 
 @pytest.mark.parametrize("scale", [1e-9, 0.7, 1.0, 3.0, 12345.0])
-def test_residuals_in_bins_of_round_numbers(scale: float) -> None:
+def test_the_bins_of_a_histogram_have_round_ends(scale: float) -> None:
     values = np.random.default_rng(0).normal(size=5000) * scale
     bins = metrics.histogram(values, 30)
     assert sum(count for _, _, count in bins) == 5000
     assert 10 < len(bins) <= 30
     for low, high, count in bins:
-        assert abs(((values >= low) & (values < high)).sum() - count) <= 1, "one may lie on an edge"
+        assert abs(((values >= low) & (values < high)).sum() - count) <= 1, "rounding may move a value at an edge"
     assert metrics.histogram(np.zeros(7), 30)[0][2] == 7
     assert metrics.histogram(np.array([1e25]), 30)[0][2] == 1
 
 
-def test_errors_in_their_own_units_worst_first() -> None:
+def test_errors_are_in_the_quantities_units_and_the_worst_comes_first() -> None:
     targets = quantities(200)
     outputs = tasks.loss_targets(targets, DATA).double()
     outputs[17, 0] += 3.0  # thirty years
     outputs[5, 1] -= 2.0
     files = [f"{row}.png" for row in range(1000, 1200)]
-    found = regression.judge([(slice(None), outputs)], targets, np.arange(200) + 1000, DATA, files=files, most=3)
-    assert found.figures["age"]["mae"] == pytest.approx(30 / 200, rel=1e-4)
-    assert found.figures["size"]["rmse"] == pytest.approx(4e5 / np.sqrt(200), rel=1e-4)
-    assert found.figures["r2"] == pytest.approx(np.mean([found.figures[name]["r2"] for name in ("age", "size")]))
-    assert len(found.mistakes) == 3
-    assert [(each.row, each.index, each.file) for each in found.mistakes[:2]] == [
+    split = tensors.Split(torch.empty(200, *DATA.shape), targets, torch.arange(200) + 1000, DATA, "", files)
+    evaluation = regression.evaluate([(slice(None), outputs)], split, max_mistakes=3)
+    assert evaluation.metrics["age"]["mae"] == pytest.approx(30 / 200, rel=1e-4)
+    assert evaluation.metrics["size"]["rmse"] == pytest.approx(4e5 / np.sqrt(200), rel=1e-4)
+    assert evaluation.metrics["r2"] == pytest.approx(
+        np.mean([evaluation.metrics[name]["r2"] for name in ("age", "size")])
+    )
+    assert len(evaluation.mistakes) == 3
+    assert [(each.row, each.index, each.file) for each in evaluation.mistakes[:2]] == [
         (17, 1017, "1017.png"),
         (5, 1005, "1005.png"),
     ]
-    table = pd.DataFrame(found.predictions)
+    table = pd.DataFrame(evaluation.predictions)
     assert (table["file"] == table["index"].astype(str) + ".png").all()
     age = table.query("quantity == 'age' and index == 1017")
     assert age["residual"].item() == pytest.approx(30, rel=1e-4)
-    for at, name in enumerate(("age", "size")):
-        own = table[table["quantity"] == name]
-        np.testing.assert_allclose(own["actual"], targets[:, at], rtol=1e-8)
-        np.testing.assert_allclose(own["predicted"] - own["actual"], own["residual"], rtol=1e-3, atol=1e-2)
-    of_age = pd.DataFrame(found.errors)["error"].str.startswith("age ")
-    assert pd.DataFrame(found.errors)["images"][of_age].sum() == 200
-    assert not any([*found.classes.values(), *found.calibration.values()])
+    for column, name in enumerate(("age", "size")):
+        rows = table[table["quantity"] == name]
+        np.testing.assert_allclose(rows["actual"], targets[:, column], rtol=1e-8)
+        np.testing.assert_allclose(rows["predicted"] - rows["actual"], rows["residual"], rtol=1e-3, atol=1e-2)
+    of_age = pd.DataFrame(evaluation.errors)["error"].str.startswith("age ")
+    assert pd.DataFrame(evaluation.errors)["images"][of_age].sum() == 200
+    assert not any([*evaluation.classes.values(), *evaluation.calibration.values()])
 
 
-def test_the_interval_holds_the_difference() -> None:
-    """Of 100 pairs of models that are equally good, about one in twenty differs significantly."""
+def test_equal_models_differ_significantly_in_one_of_twenty_comparisons() -> None:
     random = np.random.default_rng(0)
-    told = [paired_errors(*np.abs(random.normal(size=(2, 100)))).p_value < 0.05 for _ in range(100)]
-    assert 1 <= sum(told) <= 12
+    significant = [paired_errors(*np.abs(random.normal(size=(2, 100)))).p_value < 0.05 for _ in range(100)]
+    assert 1 <= sum(significant) <= 12
     base = np.abs(random.normal(size=2000))
-    found = paired_errors(base, base * 0.9)
-    assert found.difference == pytest.approx(-0.1 * base.mean())
-    assert found.low < found.difference < found.high < 0
-    assert "significantly better (2,000 test images)" in str(found)
+    better = paired_errors(base, base * 0.9)
+    assert better.difference == pytest.approx(-0.1 * base.mean())
+    assert better.low < better.difference < better.high < 0
+    assert "significantly better (2,000 test images)" in str(better)
     assert "significantly worse" in str(paired_errors(base, base * 1.1))
     assert "+0, 95 % interval +0 to +0: no significant difference" in str(paired_errors(base, base))
 
 
 @pytest.fixture
 def brightness(project: Project) -> Project:
-    """Images, and how bright they are, in lumen."""
+    """A project with images and their brightness."""
     folder = project.root / "lamps"
     folder.mkdir()
     rows = []
@@ -134,15 +136,15 @@ def brightness(project: Project) -> Project:
     return project
 
 
-def test_from_a_table_to_its_figures_with_dvc(brightness: Project) -> None:
+def test_the_pipeline_from_a_table_to_the_report(brightness: Project) -> None:
     brightness.repro()
     reports = brightness.root / "reports"
-    figures = json.loads((reports / "metrics.json").read_text())
+    scores = json.loads((reports / "metrics.json").read_text())
     predictions = pd.read_csv(reports / "predictions.csv")
     residual = predictions["predicted"] - predictions["actual"]
-    assert figures["mae"] == pytest.approx(residual.abs().mean(), rel=1e-6)
-    assert figures["rmse"] == pytest.approx(np.sqrt((residual**2).mean()), rel=1e-6)
-    assert figures["r2"] > 0.9
+    assert scores["mae"] == pytest.approx(residual.abs().mean(), rel=1e-6)
+    assert scores["rmse"] == pytest.approx(np.sqrt((residual**2).mean()), rel=1e-6)
+    assert scores["r2"] > 0.9
     table = pd.read_csv(brightness.root / "lamps/lumen.csv")
     np.testing.assert_allclose(predictions["actual"], table["target"][predictions["index"]], atol=1e-6)
     assert predictions["file"].tolist() == table["path"][predictions["index"]].tolist()
@@ -164,7 +166,7 @@ def test_from_a_table_to_its_figures_with_dvc(brightness: Project) -> None:
     assert "### Confusion" not in text
 
 
-def test_the_example_of_the_readme(reproduced: Project, tmp_path: Path) -> None:
+def test_the_example_of_the_documentation(reproduced: Project, tmp_path: Path) -> None:
     folder = tmp_path / "rotated"
     reproduced.run("python", "-m", "experiments.rotated_digits", str(folder))
     table = pd.read_csv(folder / "angles.csv")
@@ -173,4 +175,4 @@ def test_the_example_of_the_readme(reproduced: Project, tmp_path: Path) -> None:
     assert abs(table["target"].std() - 90 / np.sqrt(12)) < 1
     assert table["split"].value_counts().to_dict() == {"train": 3500, "test": 1000, "val": 500}
     again = reproduced.run("python", "-m", "experiments.rotated_digits", str(folder), fails=True)
-    assert "expected the name of a folder that is not there yet" in again.stderr
+    assert "expected the name of a new folder" in again.stderr

@@ -1,20 +1,18 @@
-"""Whether an image is dark on light or light on dark, by its pixels, and whether the training images are."""
+"""Light or dark backgrounds, judged by pixels: of single images and of the training images."""
 
 import numpy as np
 
 from stages.lib.splits.description import DataDescription
 
-NEARLY = 0.25  # mean of training pixels, 0 to 1, up to which their background is dark, or from 1 less that on light
+NEARLY = 0.25  # training pixels (0 to 1) are nearly all dark up to this mean, nearly all light from 1 less this
 MIDDLE = 127  # the lightest of the dark values
-PLAIN = 0.9  # share of the edge's pixels that are of a background that is clear
-ROOM = 64  # how far those are from their median, at most: a quarter of the range
-MOST_DRAWN = 0.5  # share of the pixels of a drawing that are not background
+CLEAR_EDGE = 0.9  # least share of background among the pixels at the edge, for a clear background
+CLEAR_IMAGE = 0.5  # least share of background among all pixels
+SPREAD = 64  # greatest distance of the background's pixels from the median: a quarter of the range
 
 
-def on_light(description: DataDescription) -> bool | None:
-    """Whether the training images have a light background, or a dark one; None: they are neither nearly all light nor
-    nearly all dark, and nothing can be said.
-    """
+def trained_on_light(description: DataDescription) -> bool | None:
+    """Whether the training images have a light background; None if neither nearly all light nor nearly all dark."""
     mean = float(np.mean(description.mean))
     if NEARLY < mean < 1 - NEARLY:
         return None
@@ -22,24 +20,23 @@ def on_light(description: DataDescription) -> bool | None:
 
 
 def edge(image: np.ndarray) -> np.ndarray:
-    """The pixels at the edge of an image (C, H, W): (n,), each once if H and W are 2 or more."""
+    """Return the pixels at the edge of an image (C, H, W), each once if H and W are at least 2: (n,)."""
     sides = [image[..., 0, :], image[..., -1, :], image[..., 1:-1, 0], image[..., 1:-1, -1]]
     return np.concatenate(sides, -1).ravel()
 
 
-def seems_on_light(image: np.ndarray) -> bool:
-    """Whether the background of an image (C, H, W) uint8 is light: at least half of the pixels at its edge are its."""
+def is_light(image: np.ndarray) -> bool:
+    """Whether at least half of the pixels at the edge of an image (C, H, W) uint8 are light."""
     return bool(np.median(edge(image)) > MIDDLE)
 
 
 def is_clear(image: np.ndarray) -> bool:
-    """Whether an image is plainly a drawing on a light background, or on a dark one: then a program may invert it
-    unasked.
+    """Whether an image is clearly a drawing on a light background or on a dark one, so that it may be inverted unasked.
 
-    Three things, so that neither a photograph nor a drawing that touches the edge or fills the image is taken for one
-    of the other kind: of the pixels at the edge nine in ten are on the same side of the middle, and within a quarter of
-    the range of their median; at least half of all pixels are so, too; and some pixel is on the other side: an
-    empty image has no ink to tell from the background.
+    A photograph, a drawing that touches the edge and one that fills the image are not clear. Background is what lies
+    on the same side of the middle as the median of the edge, and within SPREAD of it. Three conditions: at least
+    CLEAR_EDGE of the edge is background; at least CLEAR_IMAGE of the image is; some pixel is on the other side of the
+    middle, so that there is a drawing at all.
 
     Args:
         image: (C, H, W) uint8.
@@ -48,11 +45,11 @@ def is_clear(image: np.ndarray) -> bool:
     median = np.median(border)
 
     def background(pixels: np.ndarray) -> np.ndarray:
-        plain: np.ndarray = ((pixels > MIDDLE) == (median > MIDDLE)) & (np.abs(pixels - median) <= ROOM)
-        return plain
+        mask: np.ndarray = ((pixels > MIDDLE) == (median > MIDDLE)) & (np.abs(pixels - median) <= SPREAD)
+        return mask
 
     return bool(
-        background(border).mean() >= PLAIN
-        and background(image).mean() >= MOST_DRAWN
+        background(border).mean() >= CLEAR_EDGE
+        and background(image).mean() >= CLEAR_IMAGE
         and ((image > MIDDLE) != (median > MIDDLE)).any()
     )

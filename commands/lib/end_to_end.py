@@ -1,4 +1,4 @@
-"""A model as it is handed to other programs: from pixels to probabilities, with nothing left for them to know."""
+"""The network as other programs use it: pixels in, probabilities or quantities out."""
 
 from collections.abc import Callable
 
@@ -8,25 +8,27 @@ from torch import Tensor, nn
 from stages.lib.model.tensors import Standardize
 from stages.lib.splits.description import DataDescription
 
-Runner = Callable[[Tensor], Tensor]  # what a model does, whatever runs it: images -> outputs
+Runner = Callable[[Tensor], Tensor]  # images -> outputs, in any runtime
 
 
 def end_to_end(network: nn.Module, data: DataDescription) -> nn.Module:
-    """A network that takes images (B, C, H, W) uint8 and gives probabilities of the classes, or quantities in their
-    own units: (B, outputs) float32; in evaluation mode, and without
-    gradients.
+    """Add the standardization before a network, and softmax or the units of the quantities after it.
+
+    Returns:
+        Takes images (B, C, H, W) uint8 and returns probabilities of the classes, or quantities in their units: (B,
+        outputs) float32; in evaluation mode and without gradients.
     """
-    last = nn.Softmax(1) if data.classes else InOwnUnits(data)
+    last = nn.Softmax(1) if data.classes else InOriginalUnits(data)
     return nn.Sequential(Standardize(data), network, last).eval().requires_grad_(False)
 
 
 def output_name(data: DataDescription) -> str:
-    """What the numbers are."""
+    """Name the outputs."""
     return "probabilities" if data.classes else "quantities"
 
 
-class InOwnUnits(nn.Module):
-    """Standardized quantities (B, quantities) -> the same in their own units."""
+class InOriginalUnits(nn.Module):
+    """Standardized quantities (B, quantities) -> quantities in their units."""
 
     mean: Tensor  # (quantities,) float32
     std: Tensor

@@ -1,101 +1,99 @@
-"""A drawing placed as MNIST's digits are: the rule that the demo page applies to what is drawn on it, in Python."""
+"""The placement of MNIST's digits, for other drawings. The demo page applies the same rule to what is drawn on it."""
 
 import math
 
 import numpy as np
 from PIL import Image
 
-from commands.lib.backgrounds import ROOM, edge
+from commands.lib.backgrounds import SPREAD, edge
 
 
 def without_paper(drawing: np.ndarray, size: int) -> np.ndarray:
-    """A scan, a photograph or a JPEG of a light drawing in black and white, as those were that MNIST was made from.
+    """Threshold a scan, a photograph or a JPEG of a light drawing, as the originals of MNIST were.
 
-    Its background is never of one value, so that no box can be laid around what is not 0. Where one can, nothing is
-    changed; nor in an image that is no larger than the model's, whose greys are all that is left of the shapes.
+    Its background is uneven, so that a box around all non-zero pixels is not one around the drawing. An image whose
+    background is even stays as it is, and so does one that is no larger than the model's: there the grey levels are all
+    that is left of the shapes.
 
     Args:
         drawing: (H, W) uint8, light on dark.
-        size: pixels a side of the model's images.
+        size: side of the model's images, in pixels.
 
     Returns:
-        (H, W) uint8: 255 where it is nearer to the lightest pixel than to the background, which is the median of the
-        edge, else 0.
+        (H, W) uint8: 255 where a pixel is nearer to the lightest one than to the background, else 0. The background is
+        the median of the edge.
 
     Raises:
-        ValueError: the lightest pixel is too near to the background; or some of the edge is nearer to the lightest
-            pixel: uneven light, the rim of a scan or the table around the paper, and no box could be laid around the
-            drawing alone.
+        ValueError: the lightest pixel is too close to the background; or part of the edge is closer to the lightest
+            pixel (uneven light, the rim of a scan, the table around the paper), so that no box around the drawing alone
+            is possible.
     """
     border = edge(drawing[np.newaxis])
     background, lightest = float(np.median(border)), float(drawing.max())
-    if lightest - background < ROOM:
+    if lightest - background < SPREAD:
         raise ValueError(
-            f"nothing is drawn on it, or too faintly: no pixel is {ROOM:.0f} of 255 from the background or more"
+            f"blank, or drawn too faintly: expected a pixel that differs from the background by {SPREAD} of 255 or more"
         )
     if background == 0 and (max(drawing.shape) <= size or _is_sharp(drawing)):
         return drawing
-    middle = (background + lightest) / 2
-    if (border > middle).any():
-        raise ValueError("its background is not even up to the edge; cut it to the paper, in even light")
-    return np.where(drawing > middle, np.uint8(255), np.uint8(0))
+    threshold = (background + lightest) / 2
+    if (border > threshold).any():
+        raise ValueError("uneven background at the edge; crop the image to the paper and light it evenly")
+    return np.where(drawing > threshold, np.uint8(255), np.uint8(0))
 
 
 def _is_sharp(drawing: np.ndarray) -> bool:
-    """Whether faint pixels reach no more than one pixel beyond the others, as they do where edges are smoothed; those
-    around the ink of a JPEG reach up to seven.
-    """
-    reach = np.abs(np.subtract(_box(drawing > 0), _box(drawing > ROOM)))
+    """Whether faint pixels extend one pixel beyond the others at most, as of antialiasing; those of a JPEG extend 7."""
+    reach = np.abs(np.subtract(_box(drawing > 0), _box(drawing > SPREAD)))
     return bool(reach.max() <= 1)
 
 
 def _box(ink: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of what is not 0, the last two exclusive; all 0 where everything is."""
+    """Return left, top, right and bottom of the non-zero pixels, the last two exclusive; zeros if there are none."""
     return Image.fromarray(ink).getbbox() or (0, 0, 0, 0)
 
 
 def placed(drawing: np.ndarray, size: int) -> np.ndarray:
-    """Scale the box around the ink to fit 20 x 20 pixels, and lay it into 28 x 28 so that its centre of mass is at
-    theirs (of another size, in proportion).
+    """Place a drawing like MNIST's digits: scale its box to fit 20 x 20 pixels, centre its mass in 28 x 28.
 
-    `placed` in demo/digit.js is the same rule, and gives the same pixels.
+    Other sizes in proportion. `placed` in demo/digit.js follows the same rule and gives the same pixels.
 
     Source: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-Based Learning Applied to Document Recognition",
     Proceedings of the IEEE 86 (1998), section III.A; and the page of the MNIST database.
 
     Args:
         drawing: (H, W) uint8, light ink on 0.
-        size: pixels a side.
+        size: side of the result, in pixels.
 
     Returns:
         (size, size) uint8.
 
     Raises:
-        ValueError: there is no ink, or too little to be left at this size.
+        ValueError: there is no ink, or none is left at this size.
     """
     if not drawing.any():
-        raise ValueError("nothing is drawn on it")
+        raise ValueError("blank")
     ink = Image.fromarray(drawing).crop(_box(drawing))
     scale = _rounded(size * 20 / 28) / max(ink.size)
     width, height = (max(1, _rounded(side * scale)) for side in ink.size)
-    # One axis at a time: Pillow rounds to bytes between them, and takes first whichever is quicker.
+    # One axis at a time: Pillow rounds to bytes between the two, and starts with whichever is faster.
     wide = ink.resize((width, ink.height), Image.Resampling.BILINEAR)
     digit = np.asarray(wide.resize((width, height), Image.Resampling.BILINEAR))
 
     weights = digit.astype(np.float64)
     mass = weights.sum()
     if not mass:
-        raise ValueError("too little is drawn on it to be seen at the model's size")
-    # Rounded up, which nobody has written down: so MNIST's own digits stay where they are if their box is of 20 pixels.
+        raise ValueError("too little ink: none is left at the model's image size")
+    # Rounding up is not documented, but leaves MNIST's digits where they are, if their box is 20 pixels.
     left, top = (
         min(max(math.ceil(size / 2 - (weights.sum(axis) * (np.arange(length) + 0.5)).sum() / mass), 0), size - length)
         for axis, length in enumerate((width, height))
     )
-    field = np.zeros((size, size), np.uint8)
-    field[top : top + height, left : left + width] = digit
-    return field
+    canvas = np.zeros((size, size), np.uint8)
+    canvas[top : top + height, left : left + width] = digit
+    return canvas
 
 
 def _rounded(number: float) -> int:
-    """Halves up, as JavaScript does."""
+    """Round half up, as JavaScript does."""
     return math.floor(number + 0.5)

@@ -1,1 +1,1 @@
-"""Used by evaluate: metrics, the evaluation of a classification or a regression, and pictures."""
+"""Used by evaluate: metrics, the evaluation of a classifier or a regression, and the picture of its mistakes."""

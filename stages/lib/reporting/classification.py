@@ -1,101 +1,89 @@
-"""How a classifier does on the test split."""
+"""Evaluation of a classifier."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from stages.lib.model.tensors import Split
 from stages.lib.reporting import metrics
-from stages.lib.reporting.evaluation import Judgement, Mistake, Table
-from stages.lib.splits.description import DataDescription
+from stages.lib.reporting.results import Evaluation, Mistake, Table
 
-MANY_CLASSES = 20  # from which on the accuracy of the five best guesses is told as well
-MOST_PAIRS = 30  # of classes that are confused
+MIN_CLASSES_FOR_TOP_5 = 20
+MAX_PAIRS = 30  # rows of errors.csv
 
 
-def judge(
-    outputs: Iterable[tuple[slice, Tensor]],
-    targets: Tensor,
-    index: np.ndarray,
-    data: DataDescription,
-    *,
-    files: Sequence[str] | None = None,
-    bins: int,
-    most: int,
-) -> Judgement:
-    """Accuracy, calibration, and what is confused with what.
+def evaluate(outputs: Iterable[tuple[slice, Tensor]], split: Split, *, bins: int, max_mistakes: int) -> Evaluation:
+    """Compute accuracy, calibration, confusions and the most confident mistakes.
 
     Args:
-        outputs: some rows at a time, until all are done, and their logits (n, classes) float64.
-        targets: (N,) int64, class numbers.
-        index: (N,) int64, rows of the source.
-        data: what the model knows of its data.
-        files: N paths below the source, if it has a file per image.
-        bins: of confidence between 0 and 1.
-        most: how many of the most confident mistakes are to be shown.
+        outputs: batches that cover all rows: rows, and logits (n, classes) float64.
+        split: its targets are class numbers (N,) int64.
+        bins: number of confidence bins between 0 and 1.
+        max_mistakes: number of mistakes to return, at most.
     """
-    actual = targets.numpy()
+    names = split.description.classes
+    actual = split.targets.numpy()
     predicted, confidence = np.empty_like(actual), np.empty(len(actual))
-    losses, among_best = np.empty(len(actual)), 0
+    losses, top_5_correct = np.empty(len(actual)), 0
     for rows, logits in outputs:
         probabilities = logits.softmax(1).numpy()
         predicted[rows], confidence[rows] = probabilities.argmax(1), probabilities.max(1)
-        losses[rows] = cross_entropy(logits, targets[rows], reduction="none").numpy()
-        among_best += metrics.among_best(probabilities, actual[rows], 5)
+        losses[rows] = cross_entropy(logits, split.targets[rows], reduction="none").numpy()
+        top_5_correct += metrics.top_k_correct(probabilities, actual[rows], 5)
     correct = actual == predicted
     calibration = metrics.calibration(confidence, correct, bins)
     low, high = metrics.accuracy_interval(int(correct.sum()), len(correct))
-    figures = {
+    scores = {
         "accuracy": float(correct.mean()),
         "accuracy_low": low,
         "accuracy_high": high,
         "cross_entropy": float(losses.mean()),
-        "macro_f1": metrics.macro_f1(actual, predicted, len(data.classes)),
+        "macro_f1": metrics.macro_f1(actual, predicted, len(names)),
         "calibration_error": metrics.calibration_error(calibration),
         "rows": len(correct),
     }
-    if len(data.classes) >= MANY_CLASSES:
-        figures["top_5_accuracy"] = among_best / len(correct)
+    if len(names) >= MIN_CLASSES_FOR_TOP_5:
+        scores["top_5_accuracy"] = top_5_correct / len(correct)
 
-    pairs = metrics.confused_pairs(actual, predicted, data.classes)[:MOST_PAIRS]
     wrong = np.flatnonzero(~correct)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:most].tolist()
+    most_confident = wrong[np.argsort(-confidence[wrong], kind="stable")][:max_mistakes].tolist()
     mistakes = [
         Mistake(
             row=row,
-            index=int(index[row]),
-            file=files[row] if files else None,
-            actual=data.classes[actual[row]],
-            predicted=data.classes[predicted[row]],
+            index=int(split.index[row]),
+            file=split.files[row] if split.files else None,
+            actual=names[actual[row]],
+            predicted=names[predicted[row]],
             confidence=float(confidence[row]),
         )
-        for row in worst
+        for row in most_confident
     ]
-    return Judgement(
+    predictions: Table = {"index": split.index.numpy()}
+    if split.files:
+        predictions["file"] = split.files
+    predictions["actual"] = [names[number] for number in actual]
+    predictions["predicted"] = [names[number] for number in predicted]
+    predictions["confidence"] = confidence
+    pairs = metrics.confused_pairs(actual, predicted, names)[:MAX_PAIRS]
+    return Evaluation(
         actual=actual,
         predicted=predicted,
         losses=losses,
-        figures=figures,
-        predictions={
-            "index": index,
-            **({"file": files} if files else {}),
-            "actual": map(data.classes.__getitem__, actual),
-            "predicted": map(data.classes.__getitem__, predicted),
-            "confidence": confidence,
-        },
+        metrics=scores,
+        predictions=predictions,
         errors={"error": [error for error, _ in pairs], "images": [images for _, images in pairs]},
-        classes=columns(metrics.by_class(actual, predicted, data.classes)),
+        classes=columns(metrics.by_class(actual, predicted, names)),
         calibration=columns(calibration),
         mistakes=mistakes,
-        sentence=(
-            f"accuracy {figures['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) "
-            f"on {len(correct):,} test images"
+        summary=(
+            f"accuracy {scores['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) on {len(correct):,} test images"
         ),
     )
 
 
 def columns(rows: list[dict[str, Any]]) -> Table:
-    """The same table by columns."""
+    """Transpose a table from rows to columns."""
     return {name: [row[name] for row in rows] for name in rows[0]}

@@ -1,4 +1,4 @@
-"""The picture of the most confident mistakes, drawn with Pillow alone."""
+"""The picture of the worst errors, drawn with Pillow alone: importing matplotlib would take longer than drawing."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -7,23 +7,23 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from stages.lib.core.files import printable
-from stages.lib.reporting.evaluation import Mistake
+from stages.lib.reporting.results import Mistake
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 COLUMNS = 5
-SIDE = 168  # pixels of an image as drawn: six times the 28 of a digit
-LINE = 16  # pixels of a line of its caption
-GAP = 20
-ROOM = SIDE + GAP // 2  # pixels that a line may be wide
+SIDE = 168  # pixels of an image in the picture: six times the 28 of a digit
+LINE = 16  # pixels from one line of a caption to the next
+GAP = 20  # pixels between images
+CAPTION_WIDTH = SIDE + GAP // 2  # pixels, at most
 
 
 def mistakes_sheet(images: np.ndarray, mistakes: Sequence[Mistake]) -> Image.Image:
-    """A sheet of captioned images, five to a row.
+    """Draw images with captions, five per row.
 
     Args:
         images: (N, C, H, W) uint8, with 1 or 3 channels.
-        mistakes: what to write below each image.
+        mistakes: N of them, for the captions.
     """
     font = ImageFont.load_default(13)
     if not mistakes:
@@ -45,25 +45,30 @@ def mistakes_sheet(images: np.ndarray, mistakes: Sequence[Mistake]) -> Image.Ima
 
 
 def caption(mistake: Mistake, font: Font) -> list[str]:
-    """The lines below an image, each at most ROOM pixels wide: what it is, what was predicted, which image it is."""
+    """Format the lines below an image, each at most CAPTION_WIDTH wide: actual, predicted, and which image it is."""
     actual, predicted = "actual ", "predicted "
     confidence = "" if mistake.confidence is None else f" ({mistake.confidence:.1%})"
-    place = f"row {mistake.index}" if mistake.file is None else shortened(mistake.file, ROOM, font, keep_end=True)
+    if mistake.file is None:
+        source = f"row {mistake.index}"
+    else:
+        source = shortened(mistake.file, CAPTION_WIDTH, font, keep_end=True)
+    actual_width = CAPTION_WIDTH - font.getlength(actual)
+    predicted_width = CAPTION_WIDTH - font.getlength(predicted + confidence)
     return [
-        actual + shortened(mistake.actual, ROOM - font.getlength(actual), font),
-        predicted + shortened(mistake.predicted, ROOM - font.getlength(predicted + confidence), font) + confidence,
-        place,
+        actual + shortened(mistake.actual, actual_width, font),
+        predicted + shortened(mistake.predicted, predicted_width, font) + confidence,
+        source,
     ]
 
 
-def shortened(text: str, room: float, font: Font, *, keep_end: bool = False) -> str:
-    """A text in one line of at most `room` pixels, with an ellipsis for what is cut off, at its end or its start."""
+def shortened(text: str, width: float, font: Font, *, keep_end: bool = False) -> str:
+    """Shorten a text to one line of at most `width` pixels, with an ellipsis at its end, or at its start."""
     text = printable(text)
-    if font.getlength(text) <= room:
+    if font.getlength(text) <= width:
         return text
 
     def cut(kept: int) -> str:
         return "…" + text[len(text) - kept :] if keep_end else text[:kept] + "…"
 
-    too_long = bisect_right(range(len(text)), room, key=lambda kept: font.getlength(cut(kept)))
+    too_long = bisect_right(range(len(text)), width, key=lambda kept: font.getlength(cut(kept)))
     return cut(max(0, too_long - 1))
