@@ -116,13 +116,13 @@ def read_revision(name: str, commit: str | None) -> Revision | None:
             elif path in EDITED_BY_HAND:
                 remedy = f"resolve its conflicts, or `git checkout {path}`"
             raise UserError(f"{path} is damaged in {place} ({reason(error)}); {remedy}") from error
-    figures = flat({**parsed[METRICS], **parsed[SUMMARY]})
+    all_metrics = flat({**parsed[METRICS], **parsed[SUMMARY]})
     return Revision(
         name=name,
         commit=commit,
         parameters=parsed[str(PARAMETERS)],
         lock=parsed[LOCK].get("stages", {}),
-        metrics={name: value for name, value in figures.items() if not isinstance(value, str)},
+        metrics={name: value for name, value in all_metrics.items() if not isinstance(value, str)},
         processor=metrics.get("processor"),
         curves=parsed[CURVES],
         predictions=parsed[PREDICTIONS],

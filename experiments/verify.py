@@ -103,7 +103,7 @@ class Results:
         return str(self.summary.get("processor", "unknown"))
 
     @property
-    def metrics(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
         """All values in the two JSON files, by file and name."""
         return {f"{METRICS} {name}": value for name, value in self.metrics.items()} | {
             f"{SUMMARY} {name}": value for name, value in self.summary.items()
@@ -132,9 +132,9 @@ def inconsistencies(results: Results) -> list[str]:
         expected[f"{SUMMARY} {split}_loss"] = best[f"{split}_loss"]
         expected[f"{SUMMARY} {split}_{score}"] = best[f"{split}_score"]
     return [
-        f"{name} is {results.metrics.get(name)}, the table gives {value:.9g}"
+        f"{name} is {results.values.get(name)}, the table gives {value:.9g}"
         for name, value in expected.items()
-        if not np.isclose(results.metrics.get(name, np.nan), value, rtol=TOLERANCE, atol=0)
+        if not np.isclose(results.values.get(name, np.nan), value, rtol=TOLERANCE, atol=0)
     ]
 
 
@@ -160,9 +160,9 @@ def compare(committed: Results, rerun: Results, files: list[str]) -> str:
     if not files:
         return "a run from nothing gives the same results, to the last bit"
     different = [
-        f"{name} {committed.metrics.get(name)} is {value}"
-        for name, value in rerun.metrics.items()
-        if committed.metrics.get(name) != value
+        f"{name} {committed.values.get(name)} is {value}"
+        for name, value in rerun.values.items()
+        if committed.values.get(name) != value
     ] or files
     if committed.processor == rerun.processor:
         raise UserError(
