@@ -123,7 +123,7 @@ def read_revision(name: str, commit: str | None) -> Revision | None:
         parameters=parsed[str(PARAMETERS)],
         lock=parsed[LOCK].get("stages", {}),
         metrics={name: value for name, value in all_metrics.items() if not isinstance(value, str)},
-        processor=metrics.get("processor"),
+        processor=all_metrics.get("processor"),
         curves=parsed[CURVES],
         predictions=parsed[PREDICTIONS],
     )
