@@ -223,7 +223,7 @@ def test_parameters_are_refused_before_anything_is_launched(tiny: Project) -> No
     Path("params.yaml").write_text(yaml.safe_dump(values | {"lr": -1}))
     refused = tiny.stage("train", fails=True, TORCHRUN="--nproc-per-node 2", PYTHONPATH=str(ROOT))
     assert refused.stderr.count("\n") == 1
-    assert "lr: found -1" in refused.stderr
+    assert "params.yaml: lr: Input should be greater than 0" in refused.stderr
 
 
 def test_what_was_run_by_hand_is_recorded_without_running_it_again(project: Project) -> None:

@@ -15,7 +15,7 @@ def reason(error: Exception) -> str:
     """Return the cause of an error in a few words on one line, as part of the text of a `UserError`."""
     if hasattr(error, "errors"):  # pydantic's ValidationError, without importing pydantic
         first = error.errors(include_url=False)[0]
-        text = f"{'.'.join(map(str, first['loc']))} {first['msg']}"
+        text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror
     else:
