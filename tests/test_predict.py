@@ -182,7 +182,7 @@ def test_predictions_do_not_depend_on_how_many_images_are_decoded_together(
         pixels = random.integers(0, 256, (8, 8, 3) if row == 7 else (8, 8), np.uint8)
         Image.fromarray(pixels).save(folder / f"{row:02}.png")
     (folder / "03.png").write_bytes(b"no image")
-    monkeypatch.setattr(inference, "MOST_ROWS", 3)
+    monkeypatch.setattr(inference, "MAX_ROWS", 3)
     monkeypatch.setattr(predict_command, "BATCHES_DECODED", batches)
     command = ["predict", *(f"{row:02}.png" for row in range(20)), "--model", model(GREY), "--csv", f"{batches}.csv"]
     monkeypatch.setattr(sys, "argv", command)
@@ -256,7 +256,7 @@ def test_one_exception_prevents_the_inversion_of_all_images(
         images[exception] = 255 - images[exception]
     for row, image in enumerate(images):
         Image.fromarray(image).save(folder / f"{row:02}.png")
-    monkeypatch.setattr(inference, "MOST_ROWS", 3)
+    monkeypatch.setattr(inference, "MAX_ROWS", 3)
     monkeypatch.setattr(predict_command, "BATCHES_DECODED", 1)
     command = ["predict", *(f"{row:02}.png" for row in range(20)), "--model", model(GREY), "--csv", "o.csv"]
     monkeypatch.setattr(sys, "argv", command + ["--place"] * place)
