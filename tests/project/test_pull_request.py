@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from tests.conftest import ROOT, Project, environment
-from tests.test_own_images import album, photo
+from tests.datasets.test_folder import album, photo
 
 WORKFLOWS = ROOT / ".github/workflows"
 VERIFIED = "verified: a run from nothing gives the same results, to the last bit"

@@ -10,7 +10,7 @@ from stages.lib.core import SPLITS
 from stages.lib.model import tensors
 from stages.lib.model.tensors import Standardize
 from tests.conftest import set_parameters
-from tests.test_shards import DESCRIPTION, IMAGES, TARGETS, write, write_normalized
+from tests.splits.test_shards import DESCRIPTION, IMAGES, TARGETS, write, write_normalized
 
 
 def stored(dtype: str) -> torch.Tensor:

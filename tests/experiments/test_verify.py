@@ -1,4 +1,4 @@
-"""The checks of `make verify`. The whole command is tested in tests/test_pull_request.py."""
+"""The checks of `make verify`. The whole command is tested in tests/project/test_pull_request.py."""
 
 import re
 import shutil

@@ -14,7 +14,7 @@ from stages import download, normalize
 from stages.lib.core.errors import UserError
 from stages.lib.preprocessing.pixel_statistics import mean_and_std_of_reals
 from stages.lib.splits import shards
-from tests.test_own_images import files_of_test, photo, run, splits
+from tests.datasets.test_folder import files_of_test, photo, run, splits
 
 ROWS = 40
 REGRESSION = {"dataset": "csv", "task": "regression", "loss": "MSELoss"}

@@ -18,7 +18,7 @@ from stages.lib.model.distributed import Group
 from stages.lib.model.dropout import QuickDropout
 from stages.lib.training import checkpoint
 from tests.conftest import ROOT, Project, Running, artifacts
-from tests.test_train import TINY, choose, curves, make_data, outputs
+from tests.stages.test_train import TINY, choose, curves, make_data, outputs
 
 LAUNCHER = (sys.executable, "-m", "torch.distributed.run")
 

@@ -40,10 +40,10 @@ PAGES = [
 NOT_RUN = {
     r"^README.md: uv ": "installs another Python environment",
     r"dataset=mnist\b": "downloads MNIST",
-    r"s3://|: dvc remote modify --local": "needs a bucket; tests/test_sharing.py runs an S3 server",
-    r"^experiments.md: .*(dvc pull|PART=|umber-esse)": "several machines; tests/test_experiments.py uses two clones",
-    r"source=scans": "needs the reader's arrays; tests/test_own_arrays.py generates some",
-    r"^several_machines.md: (export|python)": "several machines; tests/test_processes.py uses two launchers",
+    r"s3://|: dvc remote modify --local": "needs a bucket; tests/project/test_sharing.py runs an S3 server",
+    r"^experiments.md: .*(dvc pull|PART=|umber-esse)": "tests/experiments/test_sweep.py uses two clones",
+    r"source=scans": "needs the reader's arrays; tests/datasets/test_arrays.py generates some",
+    r"^several_machines.md: (export|python)": "several machines; tests/model/test_distributed.py uses two launchers",
 }
 EXPERIMENT = re.compile(r"\b[a-z]{3,5}-[a-z]{4}\b")  # as DVC names them
 FAILS = re.compile(r"\berror: |CONFLICT")

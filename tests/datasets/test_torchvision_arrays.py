@@ -15,7 +15,7 @@ import scipy.io
 import torchvision
 
 from stages import download, normalize
-from tests.test_download import choose, idx, published, read
+from tests.stages.test_download import choose, idx, published, read
 
 ROWS = {"train": 30, "test": 20}
 Arrays = dict[str, np.ndarray]

@@ -16,8 +16,8 @@ from stages.lib.core.errors import UserError
 from stages.lib.datasets.imagenet import ImageNet
 from stages.lib.datasets.table import DATASETS
 from stages.lib.splits import shards
-from tests.test_arrays import md5
-from tests.test_own_images import choose, photo, splits
+from tests.datasets.test_folder import choose, photo, splits
+from tests.datasets.test_torchvision_arrays import md5
 
 # Number, wnid, names. The official numbers are not in the order of the wnids, and two classes are called crane.
 SYNSETS = [

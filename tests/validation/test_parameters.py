@@ -283,7 +283,10 @@ def test_a_refused_value_is_one_line_and_exit_code_1(fresh: Project) -> None:
     fresh.set(lr=-1, dataset="mnst")
     for stage, start in (
         ("check", "check: error: params.yaml: dataset: unknown name `mnst`, did you mean `mnist`"),
-        ("download", "download: error: params.yaml: dataset: does not fit params.schema.json; `python -m stages.check`"),
+        (
+            "download",
+            "download: error: params.yaml: dataset: does not fit params.schema.json; `python -m stages.check`",
+        ),
         ("train", "train: error: params.yaml: lr: Input should be greater than 0"),
     ):
         refused = fresh.stage(stage, fails=True)

@@ -14,7 +14,7 @@ from stages.lib.preprocessing.decoding import decode
 from stages.lib.reporting import metrics, regression
 from stages.lib.splits.description import DataDescription, Quantity
 from tests.conftest import Project
-from tests.test_own_images import photo
+from tests.datasets.test_folder import photo
 
 DATA = DataDescription(
     dataset="made up",

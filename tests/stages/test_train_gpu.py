@@ -9,7 +9,7 @@ import torch
 from stages import train
 from stages.lib.model import tensors
 from tests.conftest import ROOT, Project
-from tests.test_train import TINY, choose, curves, make_data, outputs
+from tests.stages.test_train import TINY, choose, curves, make_data, outputs
 
 pytestmark = pytest.mark.gpu
 

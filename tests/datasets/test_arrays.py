@@ -9,7 +9,7 @@ import pytest
 from stages import normalize
 from stages.lib.core.errors import UserError
 from stages.lib.fetching import sources
-from tests.test_own_images import choose, run, splits
+from tests.datasets.test_folder import choose, run, splits
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (100, 3, 8, 8), np.uint8)
