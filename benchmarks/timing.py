@@ -58,7 +58,7 @@ def seconds_of(*command: str, folder: Path) -> float:
     """Run a command and return its seconds.
 
     Raises:
-        UserError: the command fails; with its own message.
+        UserError: the command fails, with its message.
     """
     started = time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

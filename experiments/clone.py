@@ -35,7 +35,7 @@ def snapshot() -> Snapshot:
     """Take a snapshot of this folder without changing it.
 
     Raises:
-        UserError: git fails; with its own message.
+        UserError: git fails, with its message.
     """
     commit = output("git", "rev-parse", "HEAD").strip()
     tree = output("git", "stash", "create").strip() or commit
@@ -51,7 +51,7 @@ def clone(base: Snapshot, folder: Path) -> None:
         folder: the absolute path of the clone.
 
     Raises:
-        UserError: git fails; with its own message.
+        UserError: git fails, with its message.
     """
     settings = [f"remote.origin.fetch=+{base.refs}/*:{base.refs}/*"]  # so that DVC chooses new names
     for key in IDENTITY:

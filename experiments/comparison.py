@@ -6,8 +6,8 @@ import numpy as np
 from scipy.stats import binomtest, wilcoxon
 
 RESAMPLES = 100_000
-MOST_ROWS = 50_000_000  # in all resamples of errors together
-MOST_ROWS_AT_ONCE = 1_000_000
+MAX_ROWS = 50_000_000  # in all resamples of errors together
+MAX_ROWS_AT_ONCE = 1_000_000
 ALPHA = 0.05  # significance level
 
 
@@ -96,8 +96,8 @@ def paired_errors(base: np.ndarray, this: np.ndarray) -> PairedErrors:
     if not change.any():
         return PairedErrors(len(change), 0.0, 1.0, 0.0, 0.0)
     random = np.random.default_rng(0)
-    resamples = max(1000, min(10_000, MOST_ROWS // len(change)))
-    at_once = max(1, MOST_ROWS_AT_ONCE // len(change))
+    resamples = max(1000, min(10_000, MAX_ROWS // len(change)))
+    at_once = max(1, MAX_ROWS_AT_ONCE // len(change))
     means = np.concatenate(
         [
             change[random.integers(0, len(change), (min(at_once, resamples - start), len(change)))].mean(1)

@@ -36,7 +36,7 @@ def load() -> tuple[Result, Result, list[Result]]:
     The state of the working tree is always DONE: `experiments.status` checks it.
 
     Raises:
-        UserError: git or DVC fails; with its own message.
+        UserError: git or DVC fails, with its message.
     """
     workspace, commit = json.loads(output("dvc", "exp", "show", "--json", "--rev", "HEAD"))
     experiments = [

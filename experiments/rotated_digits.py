@@ -17,7 +17,7 @@ from stages.lib.core.files import replacing_folder
 from stages.lib.datasets.packaged import Packaged
 from stages.lib.datasets.table import DATASETS
 
-MOST_DEGREES = 45
+MAX_DEGREES = 45
 ROWS = {"train": 3500, "val": 500, "test": 1000}
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     with replacing_folder(target) as folder:
         (folder / "digits").mkdir()
         for row, split in zip(order.tolist(), splits.tolist(), strict=True):
-            degrees = round(random.uniform(-MOST_DEGREES, MOST_DEGREES), 1)
+            degrees = round(random.uniform(-MAX_DEGREES, MAX_DEGREES), 1)
             path = f"digits/{row:04}.png"
             Image.fromarray(pixels[row]).rotate(degrees, Image.Resampling.BILINEAR).save(folder / path)
             rows.append({"path": path, "target": degrees, "split": split})

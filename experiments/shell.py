@@ -9,7 +9,7 @@ def output(*command: str) -> str:
     """Run a command and return its standard output.
 
     Raises:
-        UserError: the command fails; with its own message.
+        UserError: the command fails, with its message.
     """
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:

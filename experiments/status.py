@@ -20,7 +20,7 @@ from experiments.shell import output
 from experiments.tracked import CARD, LOCK, Stages, md5s, not_rerun, output_md5s, stages_in
 
 CARD_ENTRY = re.compile(r"^\| `(.+)` \| `([0-9a-f]{32})` \|$", re.MULTILINE)  # a file and its md5, in the model card
-MOST_LISTED = 5
+MAX_LISTED = 5
 NOT_FETCHED = ("deleted", "not in cache")  # as `dvc status` calls it
 
 
@@ -28,7 +28,7 @@ def stale() -> list[str]:
     """List what has changed since the results were made, such as `train: lr`.
 
     Raises:
-        UserError: DVC cannot read its files; with its own message.
+        UserError: DVC cannot read its files, with its message.
     """
     status = json.loads(output("dvc", "status", "--json"))
     stages = _recorded_stages()
@@ -93,8 +93,8 @@ def card_is_outdated() -> bool:
 
 def shortened_list(items: Sequence[str]) -> str:
     """Join the first items in one line, and count the others."""
-    more = len(items) - MOST_LISTED
-    return ", ".join(items[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+    more = len(items) - MAX_LISTED
+    return ", ".join(items[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 @cache

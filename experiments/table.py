@@ -21,7 +21,7 @@ from stages.lib.core.parameters import PARAMETERS
 
 WIDTH = 80
 MIN_WIDTH_OF_CHANGES = 16  # characters, however long a name is
-MOST_LINES = 3  # of one row
+MAX_LINES = 3  # of one row
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def table(results: list[Result], changes: dict[str, list[str]]) -> list[str]:
     rows = []
     for cells, changed in zip(fixed, [["changed"], *(changes[each.name] for each in ordered)], strict=True):
         text = " ".join(changed)
-        wrapped = textwrap.wrap(text, width, max_lines=MOST_LINES, placeholder=" ...", break_on_hyphens=False)
+        wrapped = textwrap.wrap(text, width, max_lines=MAX_LINES, placeholder=" ...", break_on_hyphens=False)
         rows += [[*(cells if not number else [""] * 3), line] for number, line in enumerate(wrapped or [""])]
     return aligned(rows)
 
