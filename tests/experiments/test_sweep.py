@@ -107,7 +107,8 @@ def test_a_temporary_folder_gives_the_same_bits_as_the_workspace(project: Projec
 def test_a_queue(project: Project, part: int) -> None:
     """With two workers, and with one."""
     project.run("dvc", "exp", "run", "--queue", "-S", "epochs=1", "-S", "lr=0.01", "-S", "batch_size=64,128")
-    project.run("dvc", "queue", "start", *[["--jobs", "2"], []][part])
+    workers = ["--jobs", "2"] if part == 0 else []
+    project.run("dvc", "queue", "start", *workers)
     wait_for_the_queue(project, 2)
     shown = project.run("dvc", "exp", "show", "--md", "--drop", ".*", "--keep", "^batch_size$|^lr$").stdout
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.splitlines()]
