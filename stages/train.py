@@ -18,7 +18,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import torch
 from pydantic import AfterValidator, Field
@@ -219,16 +219,8 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
             epoch, saved_at = progress.epochs + 1, time.monotonic()
             order.begin(progress.epochs, progress.step)
             network.train()
-            bar = tqdm(
-                batches,
-                total=len(order),
-                initial=progress.step,
-                desc=f"epoch {epoch}",
-                unit=" steps",
-                leave=False,
-                disable=True if group.rank else None,  # None: unless stderr is a terminal
-            )
-            for images, targets in bar:
+            bar = progress_bar(f"epoch {epoch}", progress.step, len(order), group)
+            for images, targets in batches:
                 # All randomness of a step follows from the seed and the number of the step.
                 step = progress.epochs * len(order) + progress.step
                 seed = derived_seed(parameters.seed, "dropout", step)
@@ -266,6 +258,8 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
                     saved_at = time.monotonic()
                 if not bar.disable:  # formatting a number takes as long as a small layer
                     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                    bar.update()
+            bar.close()
 
             # --- Validate ---
             val_loss, val_score = validate(network, loss_function, val, device, group)
@@ -372,6 +366,14 @@ def validate(
         score_sums = score_sums + tasks.sums(outputs, targets)
     loss = loss_sum / denominator if denominator else 0.0  # rank 0 alone has the outputs
     return group.broadcast((loss, tasks.score(score_sums, val.targets)))
+
+
+def progress_bar(name: str, done: int, steps: int, group: Group) -> "tqdm[NoReturn]":
+    """Show the steps of an epoch on a terminal, on rank 0."""
+    with defer_signals():  # one while tqdm makes a bar would print a traceback
+        return tqdm(
+            desc=name, initial=done, total=steps, unit=" steps", leave=False, disable=True if group.rank else None
+        )
 
 
 def with_loss_targets(split: tensors.Split, loss: str) -> tensors.Split:
