@@ -1,4 +1,4 @@
-"""Several processes at work on one model: real ones, started by PyTorch's launcher, that speak over the loopback."""
+"""Several ranks that train or evaluate one model: real processes, started by PyTorch's launcher, over the loopback."""
 
 import os
 import re
@@ -25,7 +25,7 @@ LAUNCHER = (sys.executable, "-m", "torch.distributed.run")
 
 @pytest.fixture
 def tiny(folder: Path) -> Project:
-    """A small training with everything that draws random numbers, and a last batch of few rows."""
+    """Prepare a small training with every source of random numbers, and a small last batch."""
     make_data(seed=0)
     choose(
         **TINY | {"batch_size": 33, "augmentation": {"shift": 1, "erasing": 0.5}, "loss_args": {"weight": "balanced"}}
@@ -36,56 +36,56 @@ def tiny(folder: Path) -> Project:
 def launch(project: Project, *options: str) -> Running:
     return project.start(
         *LAUNCHER, *options, "-m", "stages.train", PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"
-    )  # of which it would speak
+    )  # the launcher prints a warning without it
 
 
 def finished(running: Running) -> str:
-    """What it printed, once it has ended well."""
+    """Wait for a successful end and return the output."""
     assert running.process.wait(timeout=120) == 0, running.output.read_text()
     return running.output.read_text()
 
 
 def workers(running: Running) -> list[int]:
-    """The processes that a launcher has started."""
+    """Return the process IDs of the ranks that a launcher has started."""
     children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text()
     return [int(number) for number in children.split()]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 32, 33])
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_every_row_of_a_batch_falls_to_one_process(rows: int, size: int) -> None:
-    shares = [Group(rank, size).rows_of(rows) for rank in range(size)]
-    counting = [row for share in shares[:rows] for row in range(rows)[share]]
-    assert counting == list(range(rows))
-    lengths = [len(range(rows)[share]) for share in shares]
+def test_every_row_of_a_batch_counts_on_exactly_one_rank(rows: int, size: int) -> None:
+    slices = [Group(rank, size).rows_of(rows) for rank in range(size)]
+    counted = [row for rows_of_rank in slices[:rows] for row in range(rows)[rows_of_rank]]
+    assert counted == list(range(rows))
+    lengths = [len(range(rows)[rows_of_rank]) for rows_of_rank in slices]
     assert min(lengths) >= 1
     assert max(lengths) - min(lengths) <= 1
 
 
-def test_dropout_of_a_share_is_that_of_the_whole() -> None:
+def test_ranks_drop_the_units_that_one_process_drops() -> None:
     batch, units = BatchRows(), torch.ones(10, 37)
     layer = QuickDropout(0.4, batch)
     torch.manual_seed(0)
-    whole = layer(units)
+    expected = layer(units)
     for rows in (slice(0, 3), slice(3, 10)):
         batch.select(rows, 10)
         torch.manual_seed(0)
-        assert torch.equal(layer(units[rows]), whole[rows])
+        assert torch.equal(layer(units[rows]), expected[rows])
 
 
 @pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.torture(quick=0, long=1))])
-def test_losses_are_those_of_one_process(tiny: Project, number: int) -> None:
+def test_several_ranks_give_the_losses_of_one_process(tiny: Project, number: int) -> None:
     train.main()
-    alone = curves()
+    single_process = curves()
     printed = finished(launch(tiny, "--nproc-per-node", str(number)))
-    assert len(re.findall(r"epoch +\d/4", printed)) == 4, "one process speaks for all"
+    assert len(re.findall(r"epoch +\d/4", printed)) == 4, "rank 0 prints for all"
     assert not checkpoint.STATES.exists()
-    for one, several in zip(alone, curves(), strict=True):
+    for one, several in zip(single_process, curves(), strict=True):
         assert several == pytest.approx(one, rel=2e-5)
 
 
-def test_the_stage_launches_them_itself(project: Project) -> None:
-    """dvc.lock tells nothing of it; what evaluate says has the same bits."""
+def test_stages_start_the_launcher_themselves(project: Project) -> None:
+    """dvc.lock does not depend on it, and evaluate writes the same bits."""
     project.set(epochs=2)
     assert project.repro() == ["train", "evaluate"]
     before = artifacts(project)
@@ -107,26 +107,26 @@ def test_the_stage_launches_them_itself(project: Project) -> None:
         ("--processes 2", "TORCHRUN: found `--processes 2`, expected options of torchrun"),
     ],
 )
-def test_options_that_are_none_are_one_line(tiny: Project, options: str, message: str) -> None:
+def test_invalid_launcher_options_are_one_line(tiny: Project, options: str, message: str) -> None:
     refused = tiny.stage("train", fails=True, TORCHRUN=options, PYTHONPATH=str(ROOT))
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"train: error: {message}")
     assert refused.stderr.count("\n") == 1
 
 
-def test_a_worker_that_is_killed_is_started_again_and_goes_on(tiny: Project) -> None:
+def test_a_killed_rank_is_restarted_and_resumes_with_the_same_bits(tiny: Project) -> None:
     choose(epochs=30)
     finished(launch(tiny, "--nproc-per-node", "2"))
-    whole = outputs()
+    uninterrupted = outputs()
     running = launch(tiny, "--nproc-per-node", "2", "--max-restarts", "1")
     running.wait_for("epoch   5/30")
     os.kill(workers(running)[1], signal.SIGKILL)
     printed = finished(running)
     assert re.search(r"resuming after epoch \d+, step \d+ of an interrupted run", printed)
-    assert outputs() == whole
+    assert outputs() == uninterrupted
 
 
-def test_without_restarts_it_says_which_was_lost(tiny: Project) -> None:
+def test_without_restarts_the_lost_rank_is_named(tiny: Project) -> None:
     choose(epochs=500)
     running = tiny.start(*(sys.executable, "-m", "stages.train"), TORCHRUN="--nproc-per-node 2", PYTHONPATH=str(ROOT))
     running.wait_for("epoch   2/500")
@@ -137,7 +137,7 @@ def test_without_restarts_it_says_which_was_lost(tiny: Project) -> None:
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_all_of_them_with_their_code(tiny: Project, sent: int, code: int) -> None:
+def test_signals_end_all_ranks_with_their_exit_code(tiny: Project, sent: int, code: int) -> None:
     choose(epochs=500)
     running = tiny.start(*(sys.executable, "-m", "stages.train"), TORCHRUN="--nproc-per-node 2", PYTHONPATH=str(ROOT))
     running.wait_for("epoch   2/500")
@@ -147,19 +147,19 @@ def test_signals_end_all_of_them_with_their_code(tiny: Project, sent: int, code:
     assert len(list(checkpoint.STATES.glob("*.pt"))) == 1
 
 
-def reached(port: int) -> None:
-    """Until somebody listens there."""
+def wait_for_listener(port: int) -> None:
+    """Wait until a process listens at a port."""
     end = time.monotonic() + 60
     while True:
         with socket.socket() as client:
             if client.connect_ex(("127.0.0.1", port)) == 0:
                 return
-        assert time.monotonic() < end, f"nobody listens at {port}"
+        assert time.monotonic() < end, f"no listener at port {port}"
         time.sleep(0.02)
 
 
-def meeting() -> str:
-    """Options for two launchers that meet at a free port."""
+def rendezvous_options() -> str:
+    """Return options for two launchers that meet at a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -169,11 +169,11 @@ def meeting() -> str:
     )
 
 
-def test_two_machines_and_a_folder_that_they_share(tiny: Project) -> None:
-    """As docs/slurm.sbatch has it."""
+def test_two_machines_with_a_shared_folder(tiny: Project) -> None:
+    """As in docs/slurm.sbatch."""
     train.main()
-    alone = curves()
-    variables = {"TORCHRUN": meeting(), "PYTHONPATH": str(ROOT)}
+    single_process = curves()
+    variables = {"TORCHRUN": rendezvous_options(), "PYTHONPATH": str(ROOT)}
     running = []
     for name in ("one", "other"):
         each = tiny.start(sys.executable, "-m", "stages.train", **variables)
@@ -181,44 +181,44 @@ def test_two_machines_and_a_folder_that_they_share(tiny: Project) -> None:
         running.append(each)
     printed = [finished(each) for each in running]
     assert sum("epoch   4/4" in text for text in printed) == 1
-    for one, several in zip(alone, curves(), strict=True):
+    for one, several in zip(single_process, curves(), strict=True):
         assert several == pytest.approx(one, rel=2e-5)
 
 
 @pytest.mark.torture(quick=1, long=2)
-def test_a_machine_that_is_lost_ends_it_with_a_line(
+def test_a_lost_machine_ends_the_training_with_one_line(
     tiny: Project, tmp_path_factory: pytest.TempPathFactory, part: int
 ) -> None:
-    """The second one; and in the long run the first, at which they meet."""
+    """Lose the second machine; in the long run also the first, which hosts the rendezvous."""
     choose(epochs=100_000)
     lost = 1 - part
-    options = meeting()
+    options = rendezvous_options()
     folders = [tiny, tiny.copy(tmp_path_factory.mktemp("two") / "machine")]
     variables = {"TORCHRUN": options, "PYTHONPATH": str(ROOT)}
     running = [folders[0].start(sys.executable, "-m", "stages.train", **variables)]
-    reached(int(options.split("localhost:")[1].split()[0]))  # the first one to be there is whom the other calls
+    wait_for_listener(int(options.split("localhost:")[1].split()[0]))  # it hosts the rendezvous
     running.append(folders[1].start(sys.executable, "-m", "stages.train", **variables))
     while not any("epoch   2/" in each.output.read_text() for each in running):
         assert all(each.process.poll() is None for each in running)
         time.sleep(0.05)
-    os.kill(running[lost].process.pid, signal.SIGKILL)  # the launcher alone; what it started has to notice
+    os.kill(running[lost].process.pid, signal.SIGKILL)  # only the launcher: its ranks have to notice
     other = running[1 - lost]
     assert other.process.wait(timeout=90) != 0
-    told = other.output.read_text()
-    assert re.search(r"train: error: (rank \d of 2 lost the others|TORCHRUN: the machines did not meet)", told)
-    assert "Traceback" not in told
-    left = running[lost].output.read_text()
-    assert "train: error: the launcher of this process is gone" in left or "lost the others" in left
+    printed = other.output.read_text()
+    assert re.search(r"train: error: (rank \d of 2 lost the others|TORCHRUN: the machines did not meet)", printed)
+    assert "Traceback" not in printed
+    printed = running[lost].output.read_text()
+    assert "train: error: the launcher of this process is gone" in printed or "lost the others" in printed
 
 
-def test_lbfgs_is_refused(tiny: Project) -> None:
+def test_several_ranks_refuse_lbfgs(tiny: Project) -> None:
     choose(optimizer="LBFGS")
     refused = tiny.stage("train", fails=True, TORCHRUN="--nproc-per-node 2", PYTHONPATH=str(ROOT))
     assert "params.yaml: optimizer: LBFGS trains in one process only" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
-def test_parameters_are_refused_before_anything_is_launched(tiny: Project) -> None:
+def test_bad_parameters_are_refused_before_the_launcher_starts(tiny: Project) -> None:
     values = yaml.safe_load(Path("params.yaml").read_text())
     Path("params.yaml").write_text(yaml.safe_dump(values | {"lr": -1}))
     refused = tiny.stage("train", fails=True, TORCHRUN="--nproc-per-node 2", PYTHONPATH=str(ROOT))
@@ -226,8 +226,8 @@ def test_parameters_are_refused_before_anything_is_launched(tiny: Project) -> No
     assert "params.yaml: lr: Input should be greater than 0" in refused.stderr
 
 
-def test_what_was_run_by_hand_is_recorded_without_running_it_again(project: Project) -> None:
-    """As docs/slurm.sbatch ends."""
+def test_dvc_commit_records_stages_that_were_run_by_hand(project: Project) -> None:
+    """As at the end of docs/slurm.sbatch."""
     project.set(epochs=1)
     for stage in ("train", "evaluate"):
         project.stage(stage, TORCHRUN="--nproc-per-node 1")

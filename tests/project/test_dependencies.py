@@ -18,11 +18,11 @@ PIPELINE = yaml.safe_load(
 )["stages"]
 MODULES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "stages").rglob("*.py"))
 PACKAGES = sorted({str(Path(module).parent) for module in MODULES if module.startswith("stages/lib/")})
-# Another value for every parameter.
+# A value other than the default for every parameter.
 OTHERWISE = {
     "dataset": "mnist",
     "source": "photos",
-    "task": "classification",  # its other value asks for other ones of other stages
+    "task": "classification",  # regression would need other values of other stages
     "image_size": 14,
     "val_fraction": 0.2,
     "test_fraction": 0.3,
@@ -69,7 +69,7 @@ def modules_reached(script: Path, root: Path = ROOT) -> set[str]:
             continue
         reached.add(str(path.relative_to(root)))
         package = path.relative_to(root).parent.parts
-        names = [".".join(package)]  # importing a module runs its packages' __init__ first
+        names = [".".join(package)]  # importing a module runs the __init__ of its packages first
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 names += [alias.name for alias in node.names]
@@ -88,7 +88,7 @@ def modules_reached(script: Path, root: Path = ROOT) -> set[str]:
     return reached
 
 
-def test_the_walk_finds_every_kind_of_import(tmp_path: Path) -> None:
+def test_every_kind_of_import_is_followed(tmp_path: Path) -> None:
     files = {
         "a/__init__.py": "",
         "a/script.py": "from . import one\nfrom .b import two as other\ndef later():\n    import a.b.three\n",
@@ -110,7 +110,7 @@ def test_the_walk_finds_every_kind_of_import(tmp_path: Path) -> None:
 
 def test_the_stages_are_in_order() -> None:
     assert list(PIPELINE) == ["check", *STAGES]
-    assert "params" not in PIPELINE["check"], "it reads the whole of params.yaml"
+    assert "params" not in PIPELINE["check"], "it reads all of params.yaml"
 
 
 @pytest.mark.parametrize("stage", PIPELINE)
@@ -139,13 +139,13 @@ def test_params_are_the_fields_of_the_model_and_each_is_read(stage: str) -> None
         for node in ast.walk(ast.parse((ROOT / f"stages/{stage}.py").read_text()))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "parameters"
     }
-    if stage == "train":  # takes these from the model by their names
+    if stage == "train":  # passed on by the names of the model's fields
         read |= set(model_file.Architecture.model_fields)
     assert set(fields) <= read
 
 
-def test_parameters_are_read_by_no_other_road() -> None:
-    """One module reads params.yaml, and each stage asks it once, for its own model."""
+def test_one_module_reads_params_yaml() -> None:
+    """Each stage calls its `load` once, with the stage's model."""
     for name in MODULES:
         if name in (
             "stages/lib/core/parameters.py",
@@ -170,17 +170,17 @@ def test_each_parameter_belongs_to_one_stage() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_needs_nothing_that_it_does_not_list(reproduced: Project, tmp_path: Path, stage: str) -> None:
-    """In a folder with its deps alone, every parameter of the others changed, it writes the same bytes."""
-    alone = Project(tmp_path / "alone")
+def test_a_stage_needs_only_what_it_lists(reproduced: Project, tmp_path: Path, stage: str) -> None:
+    """In a folder with only its deps, and every parameter of other stages changed, it writes the same bytes."""
+    isolated = Project(tmp_path / "isolated")
     for path in ["params.yaml", "params.schema.json", *PIPELINE[stage]["deps"]]:
-        source, target = reproduced.root / path, alone.root / path
+        source, target = reproduced.root / path, isolated.root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
-    alone.set(**{key: value for key, value in OTHERWISE.items() if key not in PIPELINE[stage]["params"]})
-    alone.stage(stage)
+    isolated.set(**{key: value for key, value in OTHERWISE.items() if key not in PIPELINE[stage]["params"]})
+    isolated.stage(stage)
     expected = artifacts(reproduced)
-    assert artifacts(alone) == {
+    assert artifacts(isolated) == {
         path: md5
         for path, md5 in expected.items()
         if any(Path(out) in (Path(path), *Path(path).parents) for out in [*outs(stage), *PIPELINE[stage]["deps"]])
@@ -218,8 +218,8 @@ def test_compiled_bytecode_reruns_nothing(project: Project) -> None:
     assert project.repro() == []
 
 
-def test_a_change_that_changes_no_byte_stops_there(project: Project) -> None:
-    """Another way to the same numbers in normalize: it runs, and nothing behind it does."""
+def test_a_stage_with_unchanged_outputs_reruns_nothing_after_it(project: Project) -> None:
+    """Other code of normalize with the same result: normalize runs, the later stages do not."""
     project.edit("stages/normalize.py", "rows.items()} | official", "rows.items()} | {**official}")
     assert project.repro() == ["normalize"]
     project.edit("stages/lib/preprocessing/pixel_statistics.py", "math.sqrt(Fraction", "math.sqrt(1 * Fraction")

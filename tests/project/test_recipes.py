@@ -16,7 +16,7 @@ def test_the_recipe_for_slurm_is_a_shell_script() -> None:
     directives = [line for line in text.splitlines() if line.startswith("#SBATCH ")]
     assert all(re.fullmatch(r"#SBATCH --[a-z-]+(=[\w:@-]+)?", line) for line in directives)
     before_commands = text[: text.index("set -euo")]
-    assert before_commands.count("#SBATCH ") == len(directives), "Slurm reads none behind the first command"
+    assert before_commands.count("#SBATCH ") == len(directives), "Slurm reads none after the first command"
 
 
 def test_the_recipe_for_kubernetes_is_what_it_takes() -> None:

@@ -1,4 +1,4 @@
-"""Training: what it keeps, when it stops, and that an interruption changes nothing. On a tiny problem, made here."""
+"""Stage train on a tiny problem: what it keeps, when it stops, and that an interruption does not change the result."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ OUTPUTS = ["models/model.json", "models/model.safetensors", "reports/train.csv",
 
 @pytest.fixture
 def tiny(folder: Path) -> Path:
-    """A folder with tensors of three overlapping clouds of points, and parameters for a small, quick training."""
+    """Make a folder with tensors of three overlapping clusters, and parameters for a short training."""
     make_data(seed=0)
     choose(**TINY)
     return folder
@@ -49,7 +49,7 @@ def make_data(*, seed: int, classes: Sequence[str] = ("a", "b", "c")) -> None:
 
 
 def write(folder: Path, images: np.ndarray, targets: np.ndarray, description: DataDescription) -> None:
-    """What cache leaves, in the place of what is there."""
+    """Replace a split, in the format of cache."""
     shutil.rmtree(folder, ignore_errors=True)
     writer = shards.Writer(folder, description.shape, images.dtype)
     writer.append(images, targets, np.arange(len(images)))
@@ -97,7 +97,7 @@ def test_keeps_the_weights_of_the_best_epoch(tiny: Path) -> None:
     assert val_loss == best["val_loss"] == summary["val_loss"]
 
 
-def test_stops_when_val_gets_no_better(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stops_early_without_a_lower_val_loss(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     choose(epochs=200, lr=0.1, patience=3)
     train.main()
     rows = curves()
@@ -124,7 +124,7 @@ def test_the_parts_work_together(tiny: Path, parameters: dict[str, object]) -> N
     assert curves()[-1]["train_loss"] < curves()[0]["train_loss"]
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, within the compiler
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # raised within the compiler
 @pytest.mark.torture(quick=0, long=1)
 def test_a_compiled_network_learns_the_same(tiny: Path, part: int) -> None:
     choose(dropout=0.0)
@@ -149,11 +149,11 @@ def test_equal_runs_give_equal_bytes_and_seeds_differ(tiny: Path, monkeypatch: p
 
 
 class Interrupted(Exception):
-    """Stands for whatever ends a process."""
+    """Stands for whatever ends the process."""
 
 
 def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let training fail right behind the saving of an epoch."""
+    """Run a training that fails right after the checkpoint of an epoch."""
     save = checkpoint.save
 
     def save_and_stop(key: str, progress: checkpoint.Progress, *rest: object) -> None:
@@ -168,14 +168,14 @@ def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("parameters", [{}, {"optimizer": "SGD", "momentum": 0.9, "schedule": "one_cycle"}])
-def test_goes_on_with_the_same_bits(
+def test_resumes_with_the_same_bits(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], parameters: dict[str, object]
 ) -> None:
     choose(**parameters)
     train.main()
-    whole = outputs()
+    uninterrupted = outputs()
     interrupt_after(2, monkeypatch)
-    assert outputs() == whole, "an interrupted run touches nothing of the earlier one"
+    assert outputs() == uninterrupted, "an interrupted run leaves the previous results unchanged"
     for name in OUTPUTS:
         Path(name).unlink()
     capsys.readouterr()
@@ -184,14 +184,14 @@ def test_goes_on_with_the_same_bits(
     assert "resuming after epoch 2" in printed
     assert "epoch   1/4" not in printed
     assert "epoch   3/4" in printed
-    assert outputs() == whole
+    assert outputs() == uninterrupted
 
 
-def test_what_batch_normalization_has_seen_is_kept(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the weights, and when a training goes on behind an interruption."""
+def test_running_statistics_of_batch_normalization_are_saved(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the weights and in the checkpoint."""
     choose(model="shufflenet_v2_x0_5", epochs=2)
     train.main()
-    whole = outputs()
+    uninterrupted = outputs()
     network, _ = model_file.load(model_file.MODEL)
     assert 25 <= int(network.state_dict()["conv1.1.num_batches_tracked"]) <= 50
     steps, train_step = 0, train.train_step
@@ -209,7 +209,7 @@ def test_what_batch_normalization_has_seen_is_kept(tiny: Path, monkeypatch: pyte
     monkeypatch.undo()
     monkeypatch.chdir(tiny)
     train.main()
-    assert outputs() == whole
+    assert outputs() == uninterrupted
 
 
 def test_batch_normalization_needs_two_images(tiny: Path) -> None:
@@ -222,25 +222,25 @@ def test_batch_normalization_needs_two_images(tiny: Path) -> None:
     ("optimizer", "steps"),
     [*product(["Adam", "SGD"], [1, 7, 24, 25, 26, 99, 100]), ("LBFGS", 26)],  # LBFGS takes seconds
 )
-def test_goes_on_in_the_middle_of_an_epoch(
+def test_resumes_in_the_middle_of_an_epoch_with_the_same_bits(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], steps: int, optimizer: str
 ) -> None:
-    """A signal ends it behind some steps, of 25 an epoch; behind an epoch's last one it comes while it validates."""
+    """End it after some steps, of 25 per epoch; after the last step of an epoch, during validation."""
     augmentation = {"shift": 1, "erasing": 0.5, "mixup": 0.2} if optimizer == "SGD" else {}
     choose(optimizer=optimizer, lr=0.1, schedule="one_cycle", augmentation=augmentation)
     train.main()
-    whole = outputs()
-    done, stop_behind = 0, steps
+    uninterrupted = outputs()
+    done, stop_after = 0, steps
 
     def step(*arguments: Any) -> tuple[float, torch.Tensor]:
         nonlocal done
-        if done == stop_behind:
+        if done == stop_after:
             raise SystemExit(130)
         done += 1
         return train_step(*arguments)
 
     def check(*arguments: Any) -> tuple[float, float]:
-        if done == stop_behind:
+        if done == stop_after:
             raise SystemExit(130)
         return validate(*arguments)
 
@@ -250,12 +250,12 @@ def test_goes_on_in_the_middle_of_an_epoch(
     with pytest.raises(SystemExit):
         train.main()
     capsys.readouterr()
-    stop_behind = -1
+    stop_after = -1
     train.main()
     epoch, within = divmod(steps - 1, 25)
     assert f"resuming after epoch {epoch}, step {within + 1} of" in capsys.readouterr().out
     assert done == 100, "no step was done twice"
-    assert outputs() == whole
+    assert outputs() == uninterrupted
 
 
 SIGNALS_WITHIN_A_STEP = """
@@ -265,7 +265,7 @@ from stages.lib.core import process
 
 def step(*arguments):
     global steps
-    result = train_step(*arguments)  # the weights have moved, and nobody has counted it yet
+    result = train_step(*arguments)  # the weights have changed, the step is not counted yet
     steps += 1
     if steps == 30:
         for _ in range(int(sys.argv[1])):
@@ -279,10 +279,10 @@ process.run(train.main)
 
 
 @pytest.mark.parametrize(("times", "saved"), [(1, "epoch 1, step 5"), (2, "epoch 1, step 0")])
-def test_a_step_is_done_wholly_or_not_at_all(tiny: Path, times: int, saved: str) -> None:
-    """A signal waits for the step to end, and saves; a second one ends all at once, behind what was saved before."""
+def test_a_signal_is_deferred_until_the_step_has_finished(tiny: Path, times: int, saved: str) -> None:
+    """Then a checkpoint is saved; a second signal ends the process at once, with the previous checkpoint."""
     train.main()
-    whole = outputs()
+    uninterrupted = outputs()
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         variables = environment() | {"PYTHONPATH": str(ROOT)}
@@ -292,10 +292,10 @@ def test_a_step_is_done_wholly_or_not_at_all(tiny: Path, times: int, saved: str)
     assert ended.returncode == 130
     assert "Traceback" not in ended.stderr
     assert f"resuming after {saved} of an interrupted run" in run("-m", "stages.train").stdout
-    assert outputs() == whole
+    assert outputs() == uninterrupted
 
 
-def test_it_is_saved_when_nobody_listens_any_more(tiny: Path) -> None:
+def test_a_checkpoint_is_saved_although_stderr_is_closed(tiny: Path) -> None:
     """As with `dvc repro 2>&1 | tee log`: Ctrl-C ends tee as well."""
     choose(epochs=500)
     command = [sys.executable, "-m", "stages.train"]
@@ -311,9 +311,9 @@ def test_it_is_saved_when_nobody_listens_any_more(tiny: Path) -> None:
 
 
 def test_saves_within_an_epoch(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a SIGKILL leaves: nothing is saved on the way out, but time has saved before."""
+    """SIGKILL leaves the checkpoint that the timer saved."""
     train.main()
-    whole = outputs()
+    uninterrupted = outputs()
     monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
     save, saved = checkpoint.save, 0
 
@@ -330,21 +330,21 @@ def test_saves_within_an_epoch(tiny: Path, monkeypatch: pytest.MonkeyPatch, caps
     capsys.readouterr()
     train.main()
     assert "resuming after epoch 1, step 14 of" in capsys.readouterr().out  # 25 steps, the epoch's end, 14 steps
-    assert outputs() == whole
+    assert outputs() == uninterrupted
 
 
-def test_what_is_finished_is_not_trained_again_until_dvc_has_recorded_it(
+def test_a_finished_training_is_not_repeated_until_dvc_has_recorded_it(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DVC_STAGE", "train")
     train.main()
-    whole = outputs()
+    uninterrupted = outputs()
     for name in OUTPUTS:
         Path(name).unlink()
     capsys.readouterr()
     train.main()
     assert capsys.readouterr().out == "resuming after epoch 4, step 0 of an interrupted run\n"
-    assert outputs() == whole
+    assert outputs() == uninterrupted
     (state,) = checkpoint.STATES.iterdir()
     checkpoint.DVC_LOCK.touch()
     os.utime(checkpoint.DVC_LOCK, ns=(0, state.stat().st_mtime_ns + 1))
@@ -352,11 +352,11 @@ def test_what_is_finished_is_not_trained_again_until_dvc_has_recorded_it(
     printed = capsys.readouterr().out
     assert "resuming" not in printed
     assert "epoch   1/4" in printed
-    assert outputs() == whole
+    assert outputs() == uninterrupted
 
 
 @pytest.mark.parametrize("changed", ["a parameter", "the data", "the classes", "the code"])
-def test_starts_afresh_after_a_change(
+def test_starts_over_after_a_change(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changed: str
 ) -> None:
     interrupt_after(2, monkeypatch)
@@ -376,7 +376,7 @@ def test_starts_afresh_after_a_change(
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_it_with_their_code(tiny: Path, sent: int, code: int, workers: str) -> None:
+def test_signals_end_it_with_their_exit_code(tiny: Path, sent: int, code: int, workers: str) -> None:
     choose(epochs=500, lr=0.001)
     command = [sys.executable, "-m", "stages.train"]
     variables = environment() | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "LOADER_WORKERS": workers}
@@ -385,7 +385,7 @@ def test_signals_end_it_with_their_code(tiny: Path, sent: int, code: int, worker
     ) as running:
         assert running.stdout is not None
         assert running.stdout.readline().startswith("epoch   1/500")
-        os.killpg(running.pid, sent)  # as Ctrl-C does: the loader processes get it too
+        os.killpg(running.pid, sent)  # like Ctrl-C: data loader workers receive it too
         _, stderr = running.communicate(timeout=60)
     assert running.returncode == code
     assert "Traceback" not in stderr
@@ -393,15 +393,15 @@ def test_signals_end_it_with_their_code(tiny: Path, sent: int, code: int, worker
     assert len(list(checkpoint.STATES.glob("*.pt"))) == 1
 
 
-def test_a_loss_that_is_no_number_stops_it(tiny: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_training(tiny: Path) -> None:
     choose(optimizer="SGD", lr=1e38)
     with pytest.raises(UserError, match=r"the training loss became (nan|inf) in epoch 1, step \d+.* lower lr"):
         train.main()
     assert not Path("models").exists()
 
 
-def test_weights_that_are_no_numbers_are_never_kept(tiny: Path) -> None:
-    """The loss before the last step of an epoch may be fine, and the weights behind it no longer."""
+def test_weights_that_are_not_finite_are_never_kept(tiny: Path) -> None:
+    """The loss before the last step of an epoch may be finite, and the weights after it not."""
     choose(optimizer="SGD", lr=3e38, weight_decay=1e10, batch_size=1000, epochs=1)
     with pytest.raises(UserError, match=r"the val loss became (nan|inf) after epoch 1, at lr 3e\+38"):
         train.main()
@@ -409,17 +409,17 @@ def test_weights_that_are_no_numbers_are_never_kept(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"x" * 999])
-def test_a_damaged_state_is_not_gone_on_from(
+def test_a_damaged_checkpoint_is_not_used(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: Callable[[bytes], bytes]
 ) -> None:
     train.main()
-    whole = outputs()
+    uninterrupted = outputs()
     interrupt_after(2, monkeypatch)
     (state,) = checkpoint.STATES.iterdir()
     state.write_bytes(damage(state.read_bytes()))
     train.main()
     assert "damaged; starting from the beginning" in capsys.readouterr().out
-    assert outputs() == whole
+    assert outputs() == uninterrupted
     assert not checkpoint.STATES.exists()
 
 
@@ -429,7 +429,7 @@ def test_a_network_too_large_for_the_machine_is_refused(tiny: Path) -> None:
         train.main()
 
 
-def test_with_lbfgs_accuracy_is_of_the_weights_that_the_loss_is_of() -> None:
+def test_lbfgs_reports_loss_and_accuracy_of_the_same_weights() -> None:
     torch.manual_seed(0)
     images, targets = torch.randn(32, 4), torch.arange(32) % 3
     network = torch.nn.Linear(4, 3)
@@ -448,7 +448,7 @@ def test_an_unknown_device_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatc
             train.main()
 
 
-def test_dropout_is_off_while_scoring(tiny: Path) -> None:
+def test_validation_turns_dropout_off(tiny: Path) -> None:
     choose(dropout=0.9)
     train.main()
     network, _ = model_file.load(model_file.MODEL)

@@ -1,4 +1,4 @@
-"""What augmentation does to a batch, measured on its images."""
+"""Augmentation, measured on the images of a batch."""
 
 import math
 
@@ -25,13 +25,13 @@ def spot(row: int, column: int, height: int = 21, width: int = 31) -> Tensor:
 
 
 def centres(images: Tensor) -> Tensor:
-    """Where the brightness of each image lies: (N, 2) rows and columns."""
+    """Return the centre of brightness of each image: (N, 2) rows and columns."""
     weights = images[:, 0] / images[:, 0].sum((1, 2), keepdim=True)
     rows, columns = torch.arange(images.shape[2]).float(), torch.arange(images.shape[3]).float()
     return torch.stack([(weights.sum(2) * rows).sum(1), (weights.sum(1) * columns).sum(1)], 1)
 
 
-def test_nothing_is_drawn_where_nothing_is_asked_for() -> None:
+def test_without_options_nothing_is_drawn() -> None:
     images = torch.randn(ROWS, 1, 8, 8)
     before = torch.get_rng_state()
     same, targets = augmentation.build({"shift": 0}, 10)(images, TARGETS)
@@ -41,22 +41,22 @@ def test_nothing_is_drawn_where_nothing_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("other", [{}, {"flip": 1e-9}], ids=["by whole pixels", "resampled"])
-def test_shift_moves_up_to_so_many_pixels_each_way(other: dict[str, float]) -> None:
-    ways = centres(augmented(spot(10, 15), shift=3, **other)) - torch.tensor([10.0, 15.0])
-    assert torch.equal(ways, ways.round()) == (not other)
-    assert ways.abs().max() <= 3.001
-    assert (ways.min(0).values < -2.8).all()
-    assert (ways.max(0).values > 2.8).all()
-    assert ways.mean(0).abs().max() < 0.3
+def test_shift_moves_by_at_most_its_pixels(other: dict[str, float]) -> None:
+    offsets = centres(augmented(spot(10, 15), shift=3, **other)) - torch.tensor([10.0, 15.0])
+    assert torch.equal(offsets, offsets.round()) == (not other)
+    assert offsets.abs().max() <= 3.001
+    assert (offsets.min(0).values < -2.8).all()
+    assert (offsets.max(0).values > 2.8).all()
+    assert offsets.mean(0).abs().max() < 0.3
 
 
-def test_what_moves_out_leaves_its_border() -> None:
+def test_border_pixels_fill_what_moves_in() -> None:
     images = torch.full((ROWS, 3, 9, 9), 0.7)
     for options in ({"shift": 5.0}, {"rotation": 45.0}, {"elastic": 3.0}):
         torch.testing.assert_close(augmented(images, **options), images)
 
 
-def test_rotation_turns_about_the_centre_by_the_angle() -> None:
+def test_rotation_is_about_the_centre_by_at_most_its_angle() -> None:
     there = centres(augmented(spot(10, 25), rotation=30)) - torch.tensor([10.0, 15.0])
     torch.testing.assert_close(there.norm(dim=1), torch.full((ROWS,), 10.0), atol=0.3, rtol=0)
     angles = torch.atan2(there[:, 0], there[:, 1]) * 180 / math.pi
@@ -65,29 +65,29 @@ def test_rotation_turns_about_the_centre_by_the_angle() -> None:
     assert angles.max() > 26
 
 
-def test_flip_exchanges_left_and_right_of_its_share() -> None:
+def test_flip_mirrors_its_share_of_the_images() -> None:
     images = torch.randn(ROWS, 2, 8, 8)
-    found = augmented(images, flip=0.3)
-    flipped = torch.isclose(found, images.flip(3), atol=1e-5).all(3).all(2).all(1)
-    same = torch.isclose(found, images, atol=1e-5).all(3).all(2).all(1)
+    changed = augmented(images, flip=0.3)
+    flipped = torch.isclose(changed, images.flip(3), atol=1e-5).all(3).all(2).all(1)
+    same = torch.isclose(changed, images, atol=1e-5).all(3).all(2).all(1)
     assert (flipped ^ same).all()
     assert 0.22 < flipped.float().mean() < 0.38
 
 
-def test_elastic_moves_points_by_about_so_many_pixels() -> None:
-    slopes = torch.arange(64.0).expand(ROWS, 1, 64, 64)  # a pixel's value says from which column it came
-    ways = (augmented(slopes, elastic=2) - slopes)[:, :, 16:48, 16:48]
-    assert 1.0 < ways.std() < 2.5
-    assert ways.diff(dim=3).abs().mean() < 0.5, "neighbours move alike"
+def test_elastic_moves_points_by_about_its_pixels() -> None:
+    slopes = torch.arange(64.0).expand(ROWS, 1, 64, 64)  # the value of a pixel is its column
+    offsets = (augmented(slopes, elastic=2) - slopes)[:, :, 16:48, 16:48]
+    assert 1.0 < offsets.std() < 2.5
+    assert offsets.diff(dim=3).abs().mean() < 0.5, "neighbours move alike"
 
 
-def test_erasing_takes_a_rectangle_of_its_share() -> None:
-    found = augmented(torch.ones(ROWS, 3, 40, 40), erasing=0.5)
-    taken = (found == 0).float().mean((1, 2, 3))
+def test_erasing_clears_a_rectangle_in_its_share_of_the_images() -> None:
+    changed = augmented(torch.ones(ROWS, 3, 40, 40), erasing=0.5)
+    taken = (changed == 0).float().mean((1, 2, 3))
     assert 0.42 < (taken > 0).float().mean() < 0.58
     assert taken[taken > 0].min() > 0.01
     assert taken.max() < 0.37
-    for image in found[taken > 0][:50, 0]:
+    for image in changed[taken > 0][:50, 0]:
         rows, columns = (image == 0).any(1), (image == 0).any(0)
         assert (image == 0).sum() == rows.sum() * columns.sum(), "one rectangle"
 
@@ -104,7 +104,7 @@ def test_mixup_blends_images_and_targets_alike() -> None:
 
 
 @pytest.mark.parametrize("name", augmentation.OPTIONS)
-def test_every_image_is_changed_in_its_own_way_and_the_seed_says_how(name: str) -> None:
+def test_images_are_changed_independently_and_reproducibly(name: str) -> None:
     images = torch.randn(1, 1, 16, 16).expand(ROWS, 1, 16, 16)
     first, again = (augmented(images, **{name: 0.9}) for _ in range(2))
     assert torch.equal(first, again)

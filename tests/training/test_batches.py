@@ -18,13 +18,13 @@ DESCRIPTION = DataDescription(dataset="made up", classes=["a", "b"], shape=(1, 1
 
 
 def numbered(rows: int) -> Split:
-    """Images whose one pixel is their row number."""
+    """Make images whose single pixel is their row number."""
     numbers = torch.arange(rows)
     return Split(numbers.float().reshape(-1, 1, 1, 1), numbers, numbers, DESCRIPTION, sha256="")
 
 
 def on_disk(folder: Path, rows: int) -> Split:
-    """The same, none of it in memory."""
+    """Make the same images on disk, none of them in memory."""
     writer = shards.Writer(folder, DESCRIPTION.shape, np.dtype(np.float32))
     writer.append(np.arange(rows, dtype=np.float32).reshape(-1, 1, 1, 1), np.arange(rows), np.arange(rows))
     writer.finish(DESCRIPTION, "cache")
@@ -57,16 +57,16 @@ def test_the_order_follows_from_seed_and_epoch() -> None:
     assert others[0] != others[1]
 
 
-def test_an_epoch_can_begin_behind_its_first_batches() -> None:
+def test_an_epoch_can_begin_at_any_batch() -> None:
     split = numbered(100)
     for start in range(5):
         assert order(split, epoch=3, start=start) == order(split, epoch=3)[start:]
 
 
-def test_workers_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = order(numbered(300))
+def test_workers_do_not_change_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = order(numbered(300))
     monkeypatch.setenv("LOADER_WORKERS", "2")
-    assert order(numbered(300)) == alone
+    assert order(numbered(300)) == expected
 
 
 def test_loading_draws_nothing_from_the_global_generator() -> None:
@@ -92,28 +92,26 @@ def blocks_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 32, 1000])
 @pytest.mark.parametrize("rows", [1, 9, 20, 333])
-def test_on_the_disk_too_an_epoch_has_every_row_once(
-    tmp_path: Path, blocks_of_ten: None, rows: int, batch_size: int
-) -> None:
-    found = order(on_disk(tmp_path / "split", rows), batch_size=batch_size, memory=160)
-    assert [len(batch) for batch in found] == [batch_size] * (rows // batch_size) + [rows % batch_size] * (
+def test_an_epoch_from_disk_has_every_row_once(tmp_path: Path, blocks_of_ten: None, rows: int, batch_size: int) -> None:
+    batches_of_epoch = order(on_disk(tmp_path / "split", rows), batch_size=batch_size, memory=160)
+    assert [len(batch) for batch in batches_of_epoch] == [batch_size] * (rows // batch_size) + [rows % batch_size] * (
         rows % batch_size > 0
     )
-    assert sorted(row for batch in found for row in batch) == list(range(rows))
+    assert sorted(row for batch in batches_of_epoch for row in batch) == list(range(rows))
 
 
-def test_on_the_disk_the_order_follows_from_seed_epoch_and_memory(
+def test_the_order_from_disk_follows_from_seed_epoch_and_memory(
     tmp_path: Path, blocks_of_ten: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = on_disk(tmp_path / "split", 333)
-    alone = order(split, memory=160)
+    expected = order(split, memory=160)
     for others in ({"epoch": 1}, {"seed": 1}, {"memory": 400}):
-        assert order(split, **{"memory": 160, **others}) != alone
+        assert order(split, **{"memory": 160, **others}) != expected
     for start in range(12):
-        assert order(split, memory=160, start=start) == alone[start:]
+        assert order(split, memory=160, start=start) == expected[start:]
     monkeypatch.setenv("LOADER_WORKERS", "2")
-    assert order(split, memory=160) == alone
-    assert order(split, memory=160, start=5) == alone[5:]
+    assert order(split, memory=160) == expected
+    assert order(split, memory=160, start=5) == expected[5:]
 
 
 def test_a_window_is_shuffled_uniformly_and_blocks_meet_others(tmp_path: Path, blocks_of_ten: None) -> None:
@@ -121,10 +119,10 @@ def test_a_window_is_shuffled_uniformly_and_blocks_meet_others(tmp_path: Path, b
     places = torch.zeros(40, 40)
     partners = torch.zeros(4, 4)
     for seed in range(400):
-        (found,) = order(split, seed=seed, batch_size=40, memory=160)
-        places[torch.arange(40), torch.tensor(found)] += 1
-        blocks = {row // 10 for row in found[:20]}
-        assert len(blocks) == 2, "a window is two whole blocks"
+        (rows,) = order(split, seed=seed, batch_size=40, memory=160)
+        places[torch.arange(40), torch.tensor(rows)] += 1
+        blocks = {row // 10 for row in rows[:20]}
+        assert len(blocks) == 2, "a window is two blocks"
         one, other = sorted(blocks)
         partners[one, other] += 1
     assert places.max() < 10 + 6 * 10**0.5, "every row comes to every place"

@@ -26,17 +26,17 @@ def test_every_loss_takes_logits_and_class_numbers(name: str) -> None:
 
 @pytest.mark.parametrize("name", losses.OF_QUANTITIES)
 def test_every_loss_of_a_regression_takes_numbers(name: str) -> None:
-    wanted = torch.randn(10, 2, generator=torch.Generator().manual_seed(0))
-    loss = losses.build(name, {}, wanted, 2)
-    assert float(loss(wanted, wanted)) == 0
-    assert 0 < float(loss(wanted + 0.1, wanted)) < float(loss(wanted - 0.3, wanted))
+    targets = torch.randn(10, 2, generator=torch.Generator().manual_seed(0))
+    loss = losses.build(name, {}, targets, 2)
+    assert float(loss(targets, targets)) == 0
+    assert 0 < float(loss(targets + 0.1, targets)) < float(loss(targets - 0.3, targets))
 
 
 def test_label_smoothing_is_that_of_its_paper() -> None:
     logits = torch.tensor([[2.0, 0.0, -1.0]])
-    own = losses.build("CrossEntropyLoss", {"label_smoothing": 0.3}, TARGETS, 3)(logits, torch.tensor([0]))
-    wanted = torch.tensor([0.8, 0.1, 0.1])  # 0.7 for the class itself, and 0.3 shared by all three
-    assert float(own) == pytest.approx(float(-(wanted * logits.log_softmax(1)).sum()))
+    loss = losses.build("CrossEntropyLoss", {"label_smoothing": 0.3}, TARGETS, 3)(logits, torch.tensor([0]))
+    targets = torch.tensor([0.8, 0.1, 0.1])  # 0.7 for the class itself, and 0.3 shared by all three
+    assert float(loss) == pytest.approx(float(-(targets * logits.log_softmax(1)).sum()))
 
 
 def test_balanced_weights_give_every_class_the_same_say() -> None:
@@ -54,8 +54,8 @@ def test_the_val_loss_is_the_chosen_loss() -> None:
     val = Split(images, TARGETS, torch.arange(10), description, "")
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     loss = losses.build("CrossEntropyLoss", {"weight": [1.0, 2.0, 3.0], "label_smoothing": 0.2}, TARGETS, 3)
-    found, _ = validate(network, loss, val, torch.device("cpu"))
-    assert found == pytest.approx(float(loss(network(images), TARGETS).detach()), rel=1e-6)
+    val_loss, _ = validate(network, loss, val, torch.device("cpu"))
+    assert val_loss == pytest.approx(float(loss(network(images), TARGETS).detach()), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_the_val_loss_is_the_chosen_loss() -> None:
         ({"label_smoothing": "much"}, "change loss_args"),
     ],
 )
-def test_a_value_that_the_loss_refuses_is_one_line(arguments: dict[str, object], words: str) -> None:
+def test_a_rejected_option_is_one_line(arguments: dict[str, object], words: str) -> None:
     with pytest.raises(UserError) as refused:
         losses.build("CrossEntropyLoss", arguments, TARGETS, 3)
     assert str(refused.value).startswith("params.yaml: CrossEntropyLoss rejects")

@@ -1,4 +1,4 @@
-"""Learning rate schedules, against torch's own."""
+"""Learning rate schedules, compared with torch's schedulers."""
 
 import pytest
 import torch
@@ -28,8 +28,8 @@ def test_one_cycle_is_that_of_torch(warmup: float | None) -> None:
     expected = of_torch(
         lambda optimizer: scheduler(optimizer, 0.1, total_steps=200, pct_start=share, cycle_momentum=False), 199
     )
-    found = learning_rates("one_cycle", lr=0.1, warmup=warmup, steps=200)
-    assert found[:199] == pytest.approx(expected, rel=1e-9)
+    rates = learning_rates("one_cycle", lr=0.1, warmup=warmup, steps=200)
+    assert rates[:199] == pytest.approx(expected, rel=1e-9)
 
 
 def test_cosine_is_that_of_torch() -> None:

@@ -275,7 +275,7 @@ def test_git_sees_a_refused_value_of_the_same_length(project: Project) -> None:
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
 def test_a_damaged_schema_is_refused(folder: object, content: str) -> None:
     SCHEMA.write_text(content)
-    with pytest.raises(UserError, match=r"params\.schema\.json: damaged .*`make schema` writes it anew"):
+    with pytest.raises(UserError, match=r"params\.schema\.json: damaged .*`make schema` writes it again"):
         check.main()
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from stages.lib.core.errors import UserError, reason
@@ -18,17 +18,13 @@ from stages.lib.core.files import replacing, write_text
 from stages.lib.core.sealed import seal, unseal
 from stages.lib.model import networks
 from stages.lib.model.batch_rows import BatchRows
-from stages.lib.splits.description import DataDescription
+from stages.lib.splits.description import DataDescription, FrozenModel
 
 VERSION = "0.1.0"  # of this project, as in pyproject.toml
 MODEL = Path("models/model.safetensors")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Architecture(_Strict):
+class Architecture(FrozenModel):
     """The arguments of `networks.build` that do not follow from the data."""
 
     model: str
@@ -37,14 +33,14 @@ class Architecture(_Strict):
     dropout: float
 
 
-class Versions(_Strict):
+class Versions(FrozenModel):
     """The versions that trained the model; others may give other last bits."""
 
     project: str
     torch: str
 
 
-class ModelDescription(_Strict):
+class ModelDescription(FrozenModel):
     """The content of model.json, equal for two equal runs."""
 
     format: Literal[2]

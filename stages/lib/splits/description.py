@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 class FrozenModel(BaseModel):
     """Base of what is stored as JSON: immutable, exactly the declared fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class Quantity(FrozenModel):

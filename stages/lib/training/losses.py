@@ -108,8 +108,8 @@ def for_rank(loss: nn.Module, targets: Tensor, group: Group) -> LossFunction:
     if group.size == 1:
         return loss
     rows = len(targets)
-    own = denominator(loss, targets[group.rows_of(rows)]) if group.counts(rows) else 0.0
-    scale = group.size * own / denominator(loss, targets)
+    of_rank = denominator(loss, targets[group.rows_of(rows)]) if group.counts(rows) else 0.0
+    scale = group.size * of_rank / denominator(loss, targets)
     return lambda outputs, targets: loss(outputs, targets) * scale
 
 

@@ -30,7 +30,7 @@ def check_all(values: Mapping[str, Any]) -> None:
     try:
         schema = unseal(text_of(SCHEMA))
     except ValueError as error:
-        raise UserError(f"{SCHEMA}: damaged ({reason(error)}); `make schema` writes it anew") from error
+        raise UserError(f"{SCHEMA}: damaged ({reason(error)}); `make schema` writes it again") from error
     check(values, schema)
 
 
