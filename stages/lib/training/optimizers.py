@@ -1,4 +1,8 @@
-"""The optimizers of `torch.optim` by their names."""
+"""The optimizers of `torch.optim` by their names.
+
+To add an optimizer, write a class here and add a line to OPTIMIZERS; it receives `optimizer_args` as arguments, and lr,
+weight_decay and momentum if it takes them.
+"""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -9,13 +13,13 @@ import torch
 from stages.lib.core.errors import UserError, reason
 
 # SparseAdam takes sparse gradients only, Muon matrices only: neither can train a network with biases.
-OPTIMIZERS = sorted(
-    name
-    for name, member in vars(torch.optim).items()
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    name: member
+    for name, member in sorted(vars(torch.optim).items())
     if inspect.isclass(member)
     and issubclass(member, torch.optim.Optimizer)
     and name not in {"Optimizer", "SparseAdam", "Muon"}
-)
+}
 OWN_PARAMETERS = {"lr", "weight_decay", "momentum"}  # keys of params.yaml, not of optimizer_args
 # With one kernel for the whole step: on a CPU Adam's takes a third of the time of the default.
 FUSED = {"Adam", "AdamW", "Adagrad", "SGD"}
@@ -45,7 +49,7 @@ OPTIONS: dict[str, Any] = {
 
 def options(name: str) -> set[str]:
     """Return the keyword arguments of an optimizer, including `lr`, `weight_decay` and `momentum`."""
-    return set(inspect.signature(getattr(torch.optim, name)).parameters) - EXCLUDED
+    return set(inspect.signature(OPTIMIZERS[name]).parameters) - EXCLUDED
 
 
 def all_options() -> dict[str, Any]:
@@ -76,13 +80,13 @@ def build(
     options_given = {option: value for option, value in options_given.items() if option in options(name)}
     if name in FUSED and not arguments.keys() & {"fused", "foreach"}:
         options_given["fused"] = True
-    make = getattr(torch.optim, name)
+    make: Callable[..., torch.optim.Optimizer] = OPTIMIZERS[name]
     try:
         # Some values are rejected by the first step only: make one, on a weight that is thrown away.
         weight = torch.nn.Parameter(torch.zeros(1))
         weight.grad = torch.ones(1)
         plain_step(make([weight], **options_given, **arguments))(lambda: 1.0)
-        optimizer: torch.optim.Optimizer = make(weights, **options_given, **arguments)
+        optimizer = make(weights, **options_given, **arguments)
     except Exception as error:  # whatever torch raises, these values are the cause
         raise UserError(
             f"params.yaml: {name} rejects {options_given | dict(arguments)}: {reason(error)}; change that option"
