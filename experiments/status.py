@@ -36,13 +36,14 @@ def stale() -> list[str]:
     data = outputs.keys() - set(output("git", "ls-files", "--", *outputs).splitlines())
     below_data = tuple(f"{path}/" for path in data)
     recorded = {(stage, path): md5 for stage, path, md5 in md5s(stages, "deps")}
+    sources = {path: md5 for (_, path), md5 in recorded.items()}  # also of `photos.dvc`, which is not in dvc.lock
     changed = []
     for stage, entry in status.items():
         for name, how in _changes(entry):
             md5 = recorded.get((stage, name), "")
             if name == "params.yaml" or f"{name}/".startswith(below_data):
                 continue  # `check` depends on the whole of params.yaml; the other stages name the keys that changed
-            if how in NOT_FETCHED and _md5_of_source(name) == md5:
+            if how in NOT_FETCHED and _md5_of_source(name) == sources.get(name, ""):
                 continue
             is_package = name.startswith("stages/") and md5.endswith(".dir")
             changed += [f"{stage}: {file}" for file in (changed_modules(name, md5) if is_package else [name])]

@@ -288,9 +288,8 @@ def no_process_left() -> Iterator[None]:
     """End the processes that a test has started, even if it fails."""
     yield
     while STARTED:
-        with suppress(ProcessLookupError):
-            os.killpg(STARTED[-1].pid, signal.SIGKILL)
-        STARTED.pop().wait()
+        with STARTED.pop() as process, suppress(ProcessLookupError):  # which waits for it, and closes its pipes
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture
