@@ -2,9 +2,9 @@
 
     python -m tests.mutations COUNT SEED
 
-Makes valid files of every format, damages one at a time, and reads it. A refusal in one line or the correct result is
-right; everything else is a fault. Prints a JSON object: for each format the number of inputs, refusals and faults, and
-the first faults. Runs in a process of its own, because a fault may crash the process.
+Makes valid files of every format, damages one at a time, and reads it. It has to be refused with one line, or read
+correctly; everything else is a fault. Prints a JSON object: for each format the number of inputs, refusals and faults,
+and the first faults. The test runs it in a separate process, because a fault may crash the process.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ class Format:
     path: str
     content: bytes
     read: Callable[[], Any]
-    truth: Callable[[bytes], Any] | None  # None: unknown; reading must only not fail
+    truth: Callable[[bytes], Any] | None  # None: unknown; any result is correct
     tokens: tuple[bytes, ...] = ()  # replacements for pieces of the text
     wrap: Callable[[bytes], bytes] = bytes  # applied to the damaged bytes: a compression, which adds a valid checksum
 
@@ -325,7 +325,7 @@ def make() -> Iterator[Format]:
         save(network.state_dict(), path)
         yield Format(name, str(path), path.read_bytes(), partial(read_weights, path), None, JSON)
 
-    # Made by another program, with the right hash:
+    # Sealed with the right hash, as another program may write them:
     path = model_file.MODEL.with_suffix(".json")
     yield Format("model.json resealed", str(path), path.read_bytes(), read_model, None, JSON, reseal)
     path = cache.NORMALIZED / "train" / shards.SPLIT
@@ -404,11 +404,11 @@ def damage(content: bytes, tokens: tuple[bytes, ...], draw: random.Random) -> by
     return content
 
 
-def attempt(kind: Format, damaged: bytes) -> str:
+def attempt(target: Format, damaged: bytes) -> str:
     """Return "refused", "correct", or a description of the fault."""
-    Path(kind.path).write_bytes(kind.wrap(damaged))
+    Path(target.path).write_bytes(target.wrap(damaged))
     try:
-        result = kind.read()
+        result = target.read()
     except (UserError, ArchiveError) as refusal:
         # `process.run` prints it as one line, which has to give a reason.
         return "a refusal without a reason" if "Errno None" in str(refusal) else "refused"
@@ -416,10 +416,10 @@ def attempt(kind: Format, damaged: bytes) -> str:
         return "refused" if error.strerror else traceback.format_exc()
     except BaseException:
         return traceback.format_exc()
-    if kind.truth is None:
+    if target.truth is None:
         return "correct"
     try:
-        truth = kind.truth(damaged)
+        truth = target.truth(damaged)
     except Exception as error:
         return f"accepted a file that is not of this format: {error}"
     return "correct" if result == truth else f"a wrong result: {str(result)[:300]} instead of {str(truth)[:300]}"
@@ -430,19 +430,19 @@ def main(count: int, seed: int) -> None:
     results = {}
     os.chdir(tempfile.mkdtemp(prefix="mutations-"))
     formats = list(make())
-    for number, kind in enumerate(formats):
-        draw = random.Random(f"{seed} {kind.name}")
+    for number, target in enumerate(formats):
+        draw = random.Random(f"{seed} {target.name}")
         figures = {"inputs": 0, "refused": 0, "faults": 0}
         faults = []
-        Path(kind.path).parent.mkdir(exist_ok=True)
-        if kind.path.startswith(("archives/", "images/")):  # their folders hold one file
-            for other in Path(kind.path).parent.iterdir():
+        Path(target.path).parent.mkdir(exist_ok=True)
+        if target.path.startswith(("archives/", "images/")):  # their folders hold one file
+            for other in Path(target.path).parent.iterdir():
                 other.unlink()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in range(count // len(formats) + (number < count % len(formats))):
-            damaged = damage(kind.content, kind.tokens, draw)
+            damaged = damage(target.content, target.tokens, draw)
             faulthandler.dump_traceback_later(SECONDS, exit=True)
-            outcome = attempt(kind, damaged)
+            outcome = attempt(target, damaged)
             faulthandler.cancel_dump_traceback_later()
             figures["inputs"] += 1
             figures["refused"] += outcome == "refused"
@@ -453,8 +453,8 @@ def main(count: int, seed: int) -> None:
         if grown > BYTES:
             figures["faults"] += 1
             faults.append({"fault": f"memory grew by {grown:,} bytes", "input": ""})
-        Path(kind.path).write_bytes(kind.wrap(kind.content))
-        results[kind.name] = {**figures, "first": faults[:3]}
+        Path(target.path).write_bytes(target.wrap(target.content))
+        results[target.name] = {**figures, "first": faults[:3]}
     print(json.dumps(results))
     shutil.rmtree(os.getcwd())
 

@@ -18,14 +18,14 @@ def content(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_file_is_replaced_and_its_folder_made(tmp_path: Path) -> None:
     path = tmp_path / "new folder/figures.json"
     write_text(path, "one\n")
     write_text(path, "two\n")
     assert content(tmp_path) == {"new folder/figures.json": "two\n"}
 
 
-def test_a_file_stays_as_it_was_when_writing_fails(tmp_path: Path) -> None:
+def test_a_file_is_unchanged_after_a_failed_write(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     write_text(path, "one")
     with pytest.raises(Stop), replacing(path) as temporary:
@@ -48,7 +48,7 @@ def fill(folder: Path, text: str) -> None:
         (folder / name).write_text(text)
 
 
-def test_a_table_gives_back_every_cell(tmp_path: Path) -> None:
+def test_every_cell_of_a_table_is_read_back(tmp_path: Path) -> None:
     cells = ["plain", "a,b", 'a "b"', "a\nb", "a\rb", "a\r\nb", "\r\n", "é 数", " ", ""]
     write_table(tmp_path / "table.csv", {"cell": cells, "number": range(len(cells)), "share": [0.5] * len(cells)})
     with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as file:
@@ -58,14 +58,14 @@ def test_a_table_gives_back_every_cell(tmp_path: Path) -> None:
     assert lines[:3] == [b"cell,number,share", b"plain,0,0.5", b'"a,b",1,0.5']
 
 
-def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_folder_is_replaced(tmp_path: Path) -> None:
     for text in ("one", "two"):
         with replacing_folder(tmp_path / "raw") as folder:
             fill(folder, text)
     assert content(tmp_path) == {"raw/a": "two", "raw/b": "two", "raw/inner/c": "two"}
 
 
-def test_a_folder_stays_as_it_was_when_writing_fails(tmp_path: Path) -> None:
+def test_a_folder_is_unchanged_after_a_failed_write(tmp_path: Path) -> None:
     with replacing_folder(tmp_path / "raw") as folder:
         fill(folder, "one")
     with pytest.raises(Stop), replacing_folder(tmp_path / "raw") as folder:
@@ -77,10 +77,10 @@ def test_a_folder_stays_as_it_was_when_writing_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", ["rename", "delete"])
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_folder_is_whole_wherever_the_exchange_stops(
+def test_a_folder_is_complete_wherever_its_replacement_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, count: int, killed: bool
 ) -> None:
-    """`killed`: no clean-up runs either, as with SIGKILL; the next run then finds what is left."""
+    """`killed`: the cleanup does not run either, as after SIGKILL; the next run does it."""
     with replacing_folder(tmp_path / "raw") as folder:
         fill(folder, "one")
     module, name = (os, "replace") if step == "rename" else (shutil, "rmtree")
@@ -95,15 +95,12 @@ def test_a_folder_is_whole_wherever_the_exchange_stops(
 
     armed = False
     monkeypatch.setattr(module, name, stopping)
-    try:
-        with replacing_folder(tmp_path / "raw") as folder:
-            fill(folder, "two")
-            calls, armed = 0, True
-    except Stop:
-        pass
+    with pytest.raises(Stop), replacing_folder(tmp_path / "raw") as folder:
+        fill(folder, "two")
+        calls, armed = 0, True
     armed = False
     if killed:
-        with pytest.raises(Stop), replacing_folder(tmp_path / "raw") as folder:  # the next run puts it in order
+        with pytest.raises(Stop), replacing_folder(tmp_path / "raw"):  # the next run, interrupted as well
             raise Stop
     assert content(tmp_path / "raw").keys() == {"a", "b", "inner/c"}
-    assert len(set(content(tmp_path / "raw").values())) == 1, "half of the one and half of the other"
+    assert len(set(content(tmp_path / "raw").values())) == 1, "a mixture of both versions"

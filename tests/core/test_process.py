@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT, environment
 
-# A command of this project: `experiments` is a namespace package, so that this one joins it.
+# A command of the namespace package `experiments`, so that `run` treats it as one of this project.
 COMMAND = """
 from stages.lib.core.process import defer_signals, run
 
@@ -31,6 +31,7 @@ def command(tmp_path: Path) -> Path:
 
 
 def start(command: Path, text: str) -> subprocess.Popen[str]:
+    """Start a command with this text, which defines `main`."""
     command.write_text(COMMAND.format(text))
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.probe"],
@@ -42,7 +43,8 @@ def start(command: Path, text: str) -> subprocess.Popen[str]:
     )
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Wait for the end and return exit code, stdout and stderr."""
     stdout, stderr = process.communicate(timeout=60)
     return process.returncode, stdout, stderr
 
@@ -59,29 +61,29 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 def test_exit_functions_run_whatever_the_exit_code(command: Path, main: str, code: int, stderr: str) -> None:
     """`_exit` calls a private function of `atexit`, because it skips the rest of Python's finalization."""
     text = f"atexit.register(print, 'first registered')\natexit.register(print, 'last registered')\ndef main(): {main}"
-    assert ended(start(command, text)) == (code, "last registered\nfirst registered\n", stderr)
+    assert finished(start(command, text)) == (code, "last registered\nfirst registered\n", stderr)
 
 
 def test_an_unexpected_error_is_one_line_that_asks_for_a_report(command: Path) -> None:
-    code, _, stderr = ended(start(command, "def main(): raise KeyError('x')"))
+    code, _, stderr = finished(start(command, "def main(): raise KeyError('x')"))
     assert code == 1
     assert stderr == "probe: error: unexpected KeyError: 'x' (PIPELINE_DEBUG=1 shows where; please report it)\n"
 
 
-def test_garbage_is_collected_again_once_the_imports_are_done(command: Path) -> None:
+def test_garbage_collection_is_off_during_the_imports_only(command: Path) -> None:
     text = "print(gc.isenabled())\ndef main(): print(gc.isenabled(), gc.get_freeze_count() > 1000)"
-    assert ended(start(command, text)) == (0, "False\nTrue True\n", "")
+    assert finished(start(command, text)) == (0, "False\nTrue True\n", "")
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("when", ["while it imports", "in main"])
-def test_a_signal_ends_it_with_its_code(command: Path, sent: int, code: int, when: str) -> None:
+def test_signals_end_a_command_with_their_exit_code(command: Path, sent: int, code: int, when: str) -> None:
     wait = "print('waiting'); signal.pause()"
     process = start(command, f"{wait}\ndef main(): pass" if when == "while it imports" else f"def main(): {wait}")
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(sent)
-    assert ended(process)[0] == code
+    assert finished(process)[0] == code
 
 
 def test_a_signal_is_deferred_until_the_block_has_finished(command: Path) -> None:
@@ -92,11 +94,11 @@ def main():
         print("finished")
     print("not reached")
 """
-    assert ended(start(command, text)) == (130, "finished\n", "probe: interrupted\n")
+    assert finished(start(command, text)) == (130, "finished\n", "probe: interrupted\n")
 
 
-def test_importing_it_from_another_program_changes_nothing() -> None:
-    """The tests import it: Python's own handlers and garbage collection are in place."""
+def test_importing_the_module_from_another_program_changes_nothing() -> None:
+    """This test imports it, and has Python's signal handlers and garbage collection."""
     from stages.lib.core import process
 
     assert process._stop not in (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))

@@ -34,9 +34,13 @@ def tiny(folder: Path) -> Project:
 
 
 def launch(project: Project, *options: str) -> Running:
-    return project.start(
-        *LAUNCHER, *options, "-m", "stages.train", PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"
-    )  # the launcher prints a warning without it
+    # Without OMP_NUM_THREADS the launcher prints a warning.
+    return project.start(*LAUNCHER, *options, "-m", "stages.train", PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+
+
+def start_stage(project: Project, options: str) -> Running:
+    """Start stage train, which runs the launcher with these options."""
+    return project.start(sys.executable, "-m", "stages.train", TORCHRUN=options, PYTHONPATH=str(ROOT))
 
 
 def finished(running: Running) -> str:
@@ -45,7 +49,7 @@ def finished(running: Running) -> str:
     return running.output.read_text()
 
 
-def workers(running: Running) -> list[int]:
+def rank_pids(running: Running) -> list[int]:
     """Return the process IDs of the ranks that a launcher has started."""
     children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text()
     return [int(number) for number in children.split()]
@@ -54,10 +58,10 @@ def workers(running: Running) -> list[int]:
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 32, 33])
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_every_row_of_a_batch_counts_on_exactly_one_rank(rows: int, size: int) -> None:
-    slices = [Group(rank, size).rows_of(rows) for rank in range(size)]
-    counted = [row for rows_of_rank in slices[:rows] for row in range(rows)[rows_of_rank]]
+    groups = [Group(rank, size) for rank in range(size)]
+    counted = [row for group in groups if group.counts(rows) for row in range(rows)[group.rows_of(rows)]]
     assert counted == list(range(rows))
-    lengths = [len(range(rows)[rows_of_rank]) for rows_of_rank in slices]
+    lengths = [len(range(rows)[group.rows_of(rows)]) for group in groups]
     assert min(lengths) >= 1
     assert max(lengths) - min(lengths) <= 1
 
@@ -80,8 +84,8 @@ def test_several_ranks_give_the_losses_of_one_process(tiny: Project, number: int
     printed = finished(launch(tiny, "--nproc-per-node", str(number)))
     assert len(re.findall(r"epoch +\d/4", printed)) == 4, "rank 0 prints for all"
     assert not checkpoint.STATES.exists()
-    for one, several in zip(single_process, curves(), strict=True):
-        assert several == pytest.approx(one, rel=2e-5)
+    for row, several in zip(single_process, curves(), strict=True):
+        assert several == pytest.approx(row, rel=2e-5)
 
 
 def test_stages_start_the_launcher_themselves(project: Project) -> None:
@@ -107,7 +111,7 @@ def test_stages_start_the_launcher_themselves(project: Project) -> None:
         ("--processes 2", "TORCHRUN: found `--processes 2`, expected options of torchrun"),
     ],
 )
-def test_invalid_launcher_options_are_one_line(tiny: Project, options: str, message: str) -> None:
+def test_invalid_launcher_options_are_refused_with_one_line(tiny: Project, options: str, message: str) -> None:
     refused = tiny.stage("train", fails=True, TORCHRUN=options, PYTHONPATH=str(ROOT))
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"train: error: {message}")
@@ -120,7 +124,7 @@ def test_a_killed_rank_is_restarted_and_resumes_with_the_same_bits(tiny: Project
     uninterrupted = outputs()
     running = launch(tiny, "--nproc-per-node", "2", "--max-restarts", "1")
     running.wait_for("epoch   5/30")
-    os.kill(workers(running)[1], signal.SIGKILL)
+    os.kill(rank_pids(running)[1], signal.SIGKILL)
     printed = finished(running)
     assert re.search(r"resuming after epoch \d+, step \d+ of an interrupted run", printed)
     assert outputs() == uninterrupted
@@ -128,9 +132,9 @@ def test_a_killed_rank_is_restarted_and_resumes_with_the_same_bits(tiny: Project
 
 def test_without_restarts_the_lost_rank_is_named(tiny: Project) -> None:
     choose(epochs=500)
-    running = tiny.start(*(sys.executable, "-m", "stages.train"), TORCHRUN="--nproc-per-node 2", PYTHONPATH=str(ROOT))
+    running = start_stage(tiny, "--nproc-per-node 2")
     running.wait_for("epoch   2/500")
-    os.kill(workers(running)[1], signal.SIGKILL)
+    os.kill(rank_pids(running)[1], signal.SIGKILL)
     assert running.process.wait(timeout=120) == 1
     assert "train: error: rank 1 of this train ended with SIGKILL" in running.output.read_text()
     assert "Traceback" not in running.output.read_text()
@@ -139,7 +143,7 @@ def test_without_restarts_the_lost_rank_is_named(tiny: Project) -> None:
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_all_ranks_with_their_exit_code(tiny: Project, sent: int, code: int) -> None:
     choose(epochs=500)
-    running = tiny.start(*(sys.executable, "-m", "stages.train"), TORCHRUN="--nproc-per-node 2", PYTHONPATH=str(ROOT))
+    running = start_stage(tiny, "--nproc-per-node 2")
     running.wait_for("epoch   2/500")
     running.send(sent)
     assert running.process.returncode == code, running.output.read_text()
@@ -173,20 +177,20 @@ def test_two_machines_with_a_shared_folder(tiny: Project) -> None:
     """As in docs/slurm.sbatch."""
     train.main()
     single_process = curves()
-    variables = {"TORCHRUN": rendezvous_options(), "PYTHONPATH": str(ROOT)}
-    running = []
-    for name in ("one", "other"):
-        each = tiny.start(sys.executable, "-m", "stages.train", **variables)
-        each.output = each.output.rename(each.output.with_name(name))
-        running.append(each)
-    printed = [finished(each) for each in running]
+    options = rendezvous_options()
+    machines = []
+    for name in ("first", "second"):
+        machine = start_stage(tiny, options)
+        machine.output = machine.output.rename(machine.output.with_name(name))  # start writes to the same file
+        machines.append(machine)
+    printed = [finished(machine) for machine in machines]
     assert sum("epoch   4/4" in text for text in printed) == 1
-    for one, several in zip(single_process, curves(), strict=True):
-        assert several == pytest.approx(one, rel=2e-5)
+    for row, several in zip(single_process, curves(), strict=True):
+        assert several == pytest.approx(row, rel=2e-5)
 
 
 @pytest.mark.torture(quick=1, long=2)
-def test_a_lost_machine_ends_the_training_with_one_line(
+def test_a_lost_machine_ends_the_training_with_a_message(
     tiny: Project, tmp_path_factory: pytest.TempPathFactory, part: int
 ) -> None:
     """Lose the second machine; in the long run also the first, which hosts the rendezvous."""
@@ -194,20 +198,21 @@ def test_a_lost_machine_ends_the_training_with_one_line(
     lost = 1 - part
     options = rendezvous_options()
     folders = [tiny, tiny.copy(tmp_path_factory.mktemp("two") / "machine")]
-    variables = {"TORCHRUN": options, "PYTHONPATH": str(ROOT)}
-    running = [folders[0].start(sys.executable, "-m", "stages.train", **variables)]
-    wait_for_listener(int(options.split("localhost:")[1].split()[0]))  # it hosts the rendezvous
-    running.append(folders[1].start(sys.executable, "-m", "stages.train", **variables))
-    while not any("epoch   2/" in each.output.read_text() for each in running):
-        assert all(each.process.poll() is None for each in running)
+    machines = [start_stage(folders[0], options)]
+    wait_for_listener(int(options.split("localhost:")[1].split()[0]))  # so that the first one hosts the rendezvous
+    machines.append(start_stage(folders[1], options))
+    end = time.monotonic() + 120
+    while not any("epoch   2/" in machine.output.read_text() for machine in machines):
+        assert all(machine.process.poll() is None for machine in machines)
+        assert time.monotonic() < end, "no second epoch after two minutes"
         time.sleep(0.05)
-    os.kill(running[lost].process.pid, signal.SIGKILL)  # only the launcher: its ranks have to notice
-    other = running[1 - lost]
-    assert other.process.wait(timeout=90) != 0
-    printed = other.output.read_text()
+    os.kill(machines[lost].process.pid, signal.SIGKILL)  # only the launcher: its ranks have to notice
+    remaining = machines[1 - lost]
+    assert remaining.process.wait(timeout=90) != 0
+    printed = remaining.output.read_text()
     assert re.search(r"train: error: (rank \d of 2 lost the others|TORCHRUN: the machines did not meet)", printed)
     assert "Traceback" not in printed
-    printed = running[lost].output.read_text()
+    printed = machines[lost].output.read_text()
     assert "train: error: the launcher of this process is gone" in printed or "lost the others" in printed
 
 

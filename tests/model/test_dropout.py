@@ -1,19 +1,19 @@
-"""Dropout: the same mathematics as torch's own."""
+"""QuickDropout: the same mathematics as `torch.nn.Dropout`."""
 
 import pytest
 import torch
 from torch import nn
 
 from stages.lib.model import networks
-from stages.lib.model.dropout import QuickDropout, use_quick_dropout
+from stages.lib.model.dropout import INT64_MIN, LANE, QuickDropout, use_quick_dropout
 
 
 @pytest.mark.parametrize("p", [0.001, 0.2, 0.5, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_rate_and_scale(p: float, dtype: torch.dtype) -> None:
+def test_units_are_dropped_at_the_rate_and_the_others_scaled(p: float, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     layer = QuickDropout(p)
-    kept = layer(torch.ones(400, 2503, dtype=dtype))  # an odd number of lanes
+    kept = layer(torch.ones(401, 2503, dtype=dtype))  # not a multiple of four units
     assert kept.dtype == dtype
     number = kept.numel()
     share = float((kept == 0).double().mean())
@@ -23,8 +23,8 @@ def test_rate_and_scale(p: float, dtype: torch.dtype) -> None:
     assert float(values) == pytest.approx(1 / (1 - p), rel=1e-4 if dtype != torch.bfloat16 else 1e-2)
 
 
-def test_units_fall_out_independently() -> None:
-    """Of each other, of their neighbours in the same 64 bits, and of the step before."""
+def test_units_are_dropped_independently() -> None:
+    """Of each other, also within the same 64 random bits, and of the previous step."""
     torch.manual_seed(0)
     layer = QuickDropout(0.5)
     one, other = (layer(torch.ones(1_000_000)) > 0 for _ in range(2))
@@ -37,16 +37,17 @@ def test_units_fall_out_independently() -> None:
     assert (by_lane - 0.5).abs().max() < limit
 
 
-def test_every_value_of_a_lane_is_drawn() -> None:
+def test_the_random_lanes_are_uniform() -> None:
     torch.manual_seed(0)
-    random = torch.empty(1_000_000, dtype=torch.int64).random_(-(1 << 63), None).view(torch.int16)
-    counts = torch.bincount(random.int() + (1 << 15), minlength=1 << 16)
+    random = torch.empty(1_000_000, dtype=torch.int64).random_(INT64_MIN, None).view(torch.int16)
+    counts = torch.bincount(random.int() + LANE // 2, minlength=LANE)
     assert counts.min() > 0
-    chi_square = float(((counts - 4_000_000 / 65_536) ** 2 / (4_000_000 / 65_536)).sum())
-    assert abs(chi_square - 65_535) < 5 * (2 * 65_535) ** 0.5
+    expected = len(random) / LANE
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    assert abs(chi_square - (LANE - 1)) < 5 * (2 * (LANE - 1)) ** 0.5  # five standard deviations
 
 
-def test_gradients_are_those_of_the_units_that_stayed() -> None:
+def test_gradients_are_scaled_by_the_mask() -> None:
     torch.manual_seed(0)
     units = torch.randn(50, 70, dtype=torch.float64, requires_grad=True)
     layer = QuickDropout(0.3)
@@ -56,30 +57,36 @@ def test_gradients_are_those_of_the_units_that_stayed() -> None:
     torch.testing.assert_close(units.grad, (kept / units).detach())
 
 
-def test_off_while_scoring_and_at_zero() -> None:
+def test_nothing_is_dropped_in_evaluation_mode_or_at_probability_0() -> None:
     units = torch.randn(10, 10)
     assert torch.equal(QuickDropout(0.9).eval()(units), units)
     assert torch.equal(QuickDropout(0.0)(units), units)
-    assert float(QuickDropout(0.999999)(torch.ones(1000)).max()) in (0.0, 65_536.0)
 
 
-def test_the_gradients_of_the_network_are_those_of_the_plain_modules() -> None:
-    """With the masks that were drawn, layer by layer."""
+def test_a_probability_near_one_keeps_one_unit_in_65_536() -> None:
+    torch.manual_seed(0)
+    kept = QuickDropout(0.999999)(torch.ones(1_000_000))
+    assert kept.unique().tolist() == [0.0, 65_536.0]
+    assert 1 <= int((kept > 0).sum()) < 40  # 15 are expected
+
+
+def test_gradients_of_the_mlp_equal_those_of_its_formula() -> None:
+    """With the masks that its layers drew."""
     torch.manual_seed(0)
     network = networks.build(
         "mlp", shape=(1, 6, 6), outputs=5, hidden=[9, 8], activation=["tanh", "sigmoid"], dropout=0.4
     ).double()
     masks: list[torch.Tensor] = []
 
-    def note(_layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+    def record_mask(_layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         masks.append((output / inputs[0]).detach())
 
-    for part in network.modules():
-        if isinstance(part, QuickDropout):
-            part.register_forward_hook(note)
+    for module in network.modules():
+        if isinstance(module, QuickDropout):
+            module.register_forward_hook(record_mask)
     images, targets = torch.randn(20, 1, 6, 6, dtype=torch.float64), torch.arange(20) % 5
     nn.functional.cross_entropy(network(images), targets).backward()
-    first, second, last = (part for part in network.modules() if isinstance(part, nn.Linear))
+    first, second, last = (module for module in network.modules() if isinstance(module, nn.Linear))
     units = torch.tanh(images.flatten(1) @ first.weight.T + first.bias) * masks[0]
     units = torch.sigmoid(units @ second.weight.T + second.bias) * masks[1]
     loss = nn.functional.cross_entropy(units @ last.weight.T + last.bias, targets)
@@ -88,11 +95,11 @@ def test_the_gradients_of_the_network_are_those_of_the_plain_modules() -> None:
         torch.testing.assert_close(weight.grad, gradient)
 
 
-def test_in_any_network() -> None:
+def test_every_plain_dropout_of_a_network_is_replaced() -> None:
     network = use_quick_dropout(nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Dropout(0.3), nn.Dropout2d(0.4))))
-    kinds = [type(part) for part in network.modules()]
+    kinds = [type(module) for module in network.modules()]
     assert nn.Dropout not in kinds
     assert QuickDropout in kinds
-    assert nn.Dropout2d in kinds, "another kind"
-    vgg = networks.build("alexnet", shape=(3, 64, 64), outputs=3, hidden=[], activation="relu", dropout=0.0)
-    assert sum(isinstance(part, QuickDropout) for part in vgg.modules()) == 2
+    assert nn.Dropout2d in kinds, "it drops channels, which QuickDropout does not"
+    alexnet = networks.build("alexnet", shape=(3, 64, 64), outputs=3, hidden=[], activation="relu", dropout=0.0)
+    assert sum(isinstance(module, QuickDropout) for module in alexnet.modules()) == 2

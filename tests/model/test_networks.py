@@ -10,15 +10,15 @@ from stages.lib.model import networks, torchvision_networks
 SHAPE = (1, 28, 28)
 
 
-def weights(network: nn.Module) -> int:
+def count_weights(network: nn.Module) -> int:
     return sum(weight.numel() for weight in network.parameters())
 
 
-def test_the_mlp_of_the_defaults() -> None:
+def test_layers_and_weights_of_the_default_mlp() -> None:
     network = networks.build(
         "mlp", shape=SHAPE, outputs=10, hidden=[96, 256], activation=["tanh", "sigmoid"], dropout=0.2
     )
-    assert weights(network) == 102_762
+    assert count_weights(network) == 102_762
     kinds = [type(layer).__name__ for layer in network.layers]  # type: ignore[union-attr]
     assert kinds == ["Flatten", "Linear", "Tanh", "QuickDropout", "Linear", "Sigmoid", "QuickDropout", "Linear"]
     logits = network.eval()(torch.randn(64, *SHAPE) * 10)
@@ -26,18 +26,19 @@ def test_the_mlp_of_the_defaults() -> None:
     assert (logits < 0).any()  # logits, not probabilities
 
 
-def test_the_mlp_without_hidden_layers_is_linear() -> None:
-    assert weights(networks.build("mlp", shape=SHAPE, outputs=10, hidden=[], activation="tanh", dropout=0)) == 7850
+def test_an_mlp_without_hidden_layers_is_linear() -> None:
+    network = networks.build("mlp", shape=SHAPE, outputs=10, hidden=[], activation="tanh", dropout=0)
+    assert count_weights(network) == 7850
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 5, 7), (1, 4, 4)])
-def test_the_cnn_takes_any_shape(shape: tuple[int, int, int]) -> None:
+def test_the_cnn_takes_images_of_any_shape(shape: tuple[int, int, int]) -> None:
     network = networks.build("cnn", shape=shape, outputs=7, hidden=[16], activation="relu", dropout=0.5)
     assert network(torch.randn(3, *shape)).shape == (3, 7)
 
 
 @pytest.mark.parametrize("name", networks.ACTIVATIONS)
-def test_every_activation_works_on_each_number_by_itself(name: str) -> None:
+def test_every_activation_is_elementwise(name: str) -> None:
     activation = networks.make_activation(name).eval()
     numbers = torch.randn(5, 8)
     together = activation(numbers)
@@ -45,7 +46,7 @@ def test_every_activation_works_on_each_number_by_itself(name: str) -> None:
     torch.testing.assert_close(together[2:3, 4:5], activation(numbers[2:3, 4:5]))
 
 
-def test_one_name_serves_all_layers() -> None:
+def test_one_activation_name_applies_to_all_hidden_layers() -> None:
     network = networks.build("mlp", shape=SHAPE, outputs=10, hidden=[8, 8, 8], activation="gelu", dropout=0)
     assert sum(isinstance(layer, nn.GELU) for layer in network.modules()) == 3
 
@@ -54,7 +55,7 @@ QUICK = ["resnet18", "shufflenet_v2_x0_5", "squeezenet1_1", "alexnet", "swin_t",
 
 
 def gives_logits(name: str, size: int, channels: int = 1) -> bool:
-    """Of two images, as it trains; on shapes alone."""
+    """Whether a network gives logits for two images in training mode, computed on the meta device: shapes only."""
     try:
         with torch.device("meta"):
             shape = (channels, size, size)
@@ -65,17 +66,17 @@ def gives_logits(name: str, size: int, channels: int = 1) -> bool:
 
 
 @pytest.mark.torture(quick=len(QUICK), long=len(torchvision_networks.NAMES))
-def test_networks_of_torchvision_and_the_size_they_need(part: int, torture: bool) -> None:
+def test_torchvision_networks_give_logits_from_their_smallest_size(part: int, torture: bool) -> None:
     name = (torchvision_networks.NAMES if torture else QUICK)[part]
     size = torchvision_networks.PATCHES.get(name) or torchvision_networks.SMALLEST[name]
     assert gives_logits(name, size)
     assert gives_logits(name, size, channels=3)
-    if size > 1 and name != "maxvit_t":  # which rounds an odd side up
+    if size > 1 and name != "maxvit_t":  # it rounds an odd side up
         assert not gives_logits(name, size - 1)
     if name in torchvision_networks.PATCHES:
         assert gives_logits(name, 2 * size)
 
 
-def test_the_table_has_all_of_torchvision_but_the_regnets() -> None:
+def test_all_torchvision_networks_but_the_regnets_are_listed() -> None:
     known = {name for name in models.list_models(module=models) if not name.startswith("regnet")}
     assert set(torchvision_networks.NAMES) == known

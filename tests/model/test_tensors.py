@@ -1,4 +1,4 @@
-"""Tensors for training: standardized when they are stored or when they are used, in memory or not."""
+"""Tensors for training: standardized when stored or when used, in memory or on disk."""
 
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from tests.splits.test_shards import DESCRIPTION, IMAGES, TARGETS, write, write_
 
 
 def stored(dtype: str) -> torch.Tensor:
+    """Run cache and return the val images as it stores them."""
     set_parameters(Path("params.yaml"), storage_dtype=dtype)
     cache.main()
     images = tensors.read(cache.TENSORS / "val", memory=1 << 20).images
@@ -22,7 +23,7 @@ def stored(dtype: str) -> torch.Tensor:
     return images
 
 
-def test_bytes_are_standardized_within_rounding_of_what_is_stored_so(folder: Path) -> None:
+def test_standardizing_bytes_agrees_with_stored_standardized_images(folder: Path) -> None:
     write_normalized(folder)
     exact = (torch.from_numpy(IMAGES).double() / 255 - 0.5) / 0.25
     assert torch.equal(stored("float32"), exact.float())
@@ -30,7 +31,7 @@ def test_bytes_are_standardized_within_rounding_of_what_is_stored_so(folder: Pat
     on_the_fly = Standardize(DESCRIPTION)(stored("uint8"))
     assert on_the_fly.dtype == torch.float32
     torch.testing.assert_close(on_the_fly.double(), exact, rtol=0, atol=4e-7)
-    assert torch.equal(stored("uint8"), torch.from_numpy(IMAGES)), "and the bytes stay what they are"
+    assert torch.equal(stored("uint8"), torch.from_numpy(IMAGES)), "bytes are stored unchanged"
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
@@ -49,7 +50,7 @@ def test_standardized_training_pixels_have_mean_0_and_std_1(folder: Path, dtype:
 
 
 @pytest.mark.parametrize("memory", [0, 1599, 1600])
-def test_rows_are_the_same_in_memory_and_on_the_disk(tmp_path: Path, memory: int) -> None:
+def test_rows_are_the_same_in_memory_and_on_disk(tmp_path: Path, memory: int) -> None:
     split = tensors.read(write(tmp_path / "train"), memory)
     assert isinstance(split.images, torch.Tensor) == (memory == 1600)
     assert len(split) == 100

@@ -11,7 +11,7 @@ from tests.conftest import ROOT, Count, environment
 
 
 @pytest.mark.torture(quick=1, long=8)
-def test_damaged_files_are_refused_or_read_right(part: int, torture: bool, count: Count) -> None:
+def test_damaged_files_are_refused_or_read_correctly(part: int, torture: bool, count: Count) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.mutations", "2000" if torture else "500", str(part)],
         cwd=ROOT,
@@ -29,7 +29,7 @@ def test_damaged_files_are_refused_or_read_right(part: int, torture: bool, count
 
 def test_nothing_unpickles() -> None:
     """No import of a module that does, and no `torch.load` or `numpy.load` that may."""
-    for path in (ROOT / "stages").rglob("*.py"):
+    for path in (path for folder in ("stages", "commands", "experiments") for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 modules = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]

@@ -1,4 +1,4 @@
-"""The recipes in docs/: that they are well-formed, and name what the project has."""
+"""The recipes in docs/ for Slurm and Kubernetes: well-formed, consistent, and with stages of this project."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ from tests.conftest import ROOT, STAGES
 SLURM, KUBERNETES = ROOT / "docs/slurm.sbatch", ROOT / "docs/kubernetes.yaml"
 
 
-def test_the_recipe_for_slurm_is_a_shell_script() -> None:
+def test_the_slurm_recipe_is_a_shell_script_with_its_options_first() -> None:
     text = SLURM.read_text()
     subprocess.run(["bash", "-n", str(SLURM)], check=True)
     directives = [line for line in text.splitlines() if line.startswith("#SBATCH ")]
@@ -19,7 +19,7 @@ def test_the_recipe_for_slurm_is_a_shell_script() -> None:
     assert before_commands.count("#SBATCH ") == len(directives), "Slurm reads none after the first command"
 
 
-def test_the_recipe_for_kubernetes_is_what_it_takes() -> None:
+def test_the_kubernetes_recipe_is_consistent() -> None:
     service, job = yaml.safe_load_all(KUBERNETES.read_text())
     assert (service["kind"], job["kind"]) == ("Service", "Job")
     pod = job["spec"]["template"]
@@ -33,7 +33,7 @@ def test_the_recipe_for_kubernetes_is_what_it_takes() -> None:
     assert f"{job['metadata']['name']}-0.{service['metadata']['name']}:29400" in launcher
 
 
-def test_both_run_stages_that_there_are() -> None:
+def test_both_recipes_run_train_and_evaluate() -> None:
     for recipe in (SLURM, KUBERNETES):
         named = re.findall(r"python -m stages\.(\w+)", recipe.read_text())
         assert named == ["train", "evaluate"]

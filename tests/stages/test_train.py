@@ -57,6 +57,7 @@ def write(folder: Path, images: np.ndarray, targets: np.ndarray, description: Da
 
 
 def choose(**parameters: object) -> None:
+    """Change values in params.yaml."""
     path = Path("params.yaml")
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | parameters))
 
@@ -118,7 +119,7 @@ def test_stops_early_without_a_lower_val_loss(tiny: Path, capsys: pytest.Capture
         {"augmentation": {"shift": 1, "flip": 0.5, "erasing": 0.2}, "loss_args": {"weight": "balanced"}, "epochs": 8},
     ],
 )
-def test_the_parts_work_together(tiny: Path, parameters: dict[str, object]) -> None:
+def test_combinations_of_parameters_lower_the_train_loss(tiny: Path, parameters: dict[str, object]) -> None:
     choose(**parameters)
     train.main()
     assert curves()[-1]["train_loss"] < curves()[0]["train_loss"]
@@ -126,17 +127,17 @@ def test_the_parts_work_together(tiny: Path, parameters: dict[str, object]) -> N
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # raised within the compiler
 @pytest.mark.torture(quick=0, long=1)
-def test_a_compiled_network_learns_the_same(tiny: Path, part: int) -> None:
+def test_a_compiled_network_has_the_same_curves(tiny: Path, part: int) -> None:
     choose(dropout=0.0)
     train.main()
-    plain = curves()
+    expected = curves()
     choose(dropout=0.0, compile=True)
     train.main()
-    for one, compiled in zip(plain, curves(), strict=True):
-        assert compiled == pytest.approx(one, rel=1e-4)
+    for row, compiled in zip(expected, curves(), strict=True):
+        assert compiled == pytest.approx(row, rel=1e-4)
 
 
-def test_equal_runs_give_equal_bytes_and_seeds_differ(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_depend_on_the_seed_but_not_on_workers(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train.main()
     first = outputs()
     monkeypatch.setenv("LOADER_WORKERS", "2")
@@ -161,10 +162,9 @@ def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
         if len(progress.rows) == epochs:
             raise Interrupted
 
-    monkeypatch.setattr(checkpoint, "save", save_and_stop)
-    with pytest.raises(Interrupted):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(checkpoint, "save", save_and_stop)
         train.main()
-    monkeypatch.setattr(checkpoint, "save", save)
 
 
 @pytest.mark.parametrize("parameters", [{}, {"optimizer": "SGD", "momentum": 0.9, "schedule": "one_cycle"}])
@@ -203,11 +203,9 @@ def test_running_statistics_of_batch_normalization_are_saved(tiny: Path, monkeyp
             raise SystemExit(130)
         return train_step(*arguments)
 
-    monkeypatch.setattr(train, "train_step", step)
-    with pytest.raises(SystemExit):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(train, "train_step", step)
         train.main()
-    monkeypatch.undo()
-    monkeypatch.chdir(tiny)
     train.main()
     assert outputs() == uninterrupted
 
@@ -296,7 +294,7 @@ def test_a_signal_is_deferred_until_the_step_has_finished(tiny: Path, times: int
 
 
 def test_a_checkpoint_is_saved_although_stderr_is_closed(tiny: Path) -> None:
-    """As with `dvc repro 2>&1 | tee log`: Ctrl-C ends tee as well."""
+    """As after Ctrl-C in `dvc repro 2>&1 | tee log`, which ends tee as well."""
     choose(epochs=500)
     command = [sys.executable, "-m", "stages.train"]
     variables = environment() | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -305,13 +303,20 @@ def test_a_checkpoint_is_saved_although_stderr_is_closed(tiny: Path) -> None:
         assert running.stderr is not None
         assert running.stdout.readline().startswith("epoch   1/500")
         running.stderr.close()
-        running.send_signal(signal.SIGINT)
+        running.send_signal(signal.SIGSTOP)
+        (saved_after_epoch,) = checkpoint.STATES.glob("*.pt")
+        saved_after_epoch.unlink()
+        running.send_signal(signal.SIGINT)  # delivered once it continues
+        running.send_signal(signal.SIGCONT)
         running.stdout.read()
         assert running.wait(timeout=60) == 130
+    assert saved_after_epoch.exists()
 
 
-def test_saves_within_an_epoch(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """SIGKILL leaves the checkpoint that the timer saved."""
+def test_checkpoints_are_saved_within_an_epoch(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """End without saving, as SIGKILL does, after the timer has saved one."""
     train.main()
     uninterrupted = outputs()
     monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
@@ -323,10 +328,9 @@ def test_saves_within_an_epoch(tiny: Path, monkeypatch: pytest.MonkeyPatch, caps
             raise Interrupted
         save(*arguments)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(checkpoint, "save", save_and_stop)
-        with pytest.raises(Interrupted):
-            train.main()
+        train.main()
     capsys.readouterr()
     train.main()
     assert "resuming after epoch 1, step 14 of" in capsys.readouterr().out  # 25 steps, the epoch's end, 14 steps
@@ -376,7 +380,7 @@ def test_starts_over_after_a_change(
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_it_with_their_exit_code(tiny: Path, sent: int, code: int, workers: str) -> None:
+def test_signals_end_the_stage_with_their_exit_code(tiny: Path, sent: int, code: int, workers: str) -> None:
     choose(epochs=500, lr=0.001)
     command = [sys.executable, "-m", "stages.train"]
     variables = environment() | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "LOADER_WORKERS": workers}

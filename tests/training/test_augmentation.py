@@ -19,6 +19,7 @@ def augmented(images: Tensor, **options: float) -> Tensor:
 
 
 def spot(row: int, column: int, height: int = 21, width: int = 31) -> Tensor:
+    """Make black images with one white pixel."""
     images = torch.zeros(ROWS, 1, height, width)
     images[:, :, row, column] = 1.0
     return images
@@ -40,6 +41,7 @@ def test_without_options_nothing_is_drawn() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+# A flip, however improbable, makes it resample.
 @pytest.mark.parametrize("other", [{}, {"flip": 1e-9}], ids=["by whole pixels", "resampled"])
 def test_shift_moves_by_at_most_its_pixels(other: dict[str, float]) -> None:
     offsets = centres(augmented(spot(10, 15), shift=3, **other)) - torch.tensor([10.0, 15.0])
@@ -57,9 +59,9 @@ def test_border_pixels_fill_what_moves_in() -> None:
 
 
 def test_rotation_is_about_the_centre_by_at_most_its_angle() -> None:
-    there = centres(augmented(spot(10, 25), rotation=30)) - torch.tensor([10.0, 15.0])
-    torch.testing.assert_close(there.norm(dim=1), torch.full((ROWS,), 10.0), atol=0.3, rtol=0)
-    angles = torch.atan2(there[:, 0], there[:, 1]) * 180 / math.pi
+    offsets = centres(augmented(spot(10, 25), rotation=30)) - torch.tensor([10.0, 15.0])
+    torch.testing.assert_close(offsets.norm(dim=1), torch.full((ROWS,), 10.0), atol=0.3, rtol=0)
+    angles = torch.atan2(offsets[:, 0], offsets[:, 1]) * 180 / math.pi
     assert angles.abs().max() < 32
     assert angles.min() < -26
     assert angles.max() > 26

@@ -34,13 +34,14 @@ def on_disk(folder: Path, rows: int) -> Split:
 def order(
     split: Split, *, seed: int = 0, epoch: int = 0, batch_size: int = 32, start: int = 0, memory: int = 0
 ) -> list[list[int]]:
+    """Return the row numbers of each batch of an epoch."""
     batches = ShuffledBatches(split, batch_size, seed=seed, memory=memory)
     batches.begin(epoch, start)
-    seen = []
+    rows = []
     for images, targets in loader(batches, pinned=False):
         assert torch.equal(images.flatten(), targets.float())
-        seen.append(targets.tolist())
-    return seen
+        rows.append(targets.tolist())
+    return rows
 
 
 def test_an_epoch_has_every_row_once() -> None:
@@ -93,11 +94,9 @@ def blocks_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 32, 1000])
 @pytest.mark.parametrize("rows", [1, 9, 20, 333])
 def test_an_epoch_from_disk_has_every_row_once(tmp_path: Path, blocks_of_ten: None, rows: int, batch_size: int) -> None:
-    batches_of_epoch = order(on_disk(tmp_path / "split", rows), batch_size=batch_size, memory=160)
-    assert [len(batch) for batch in batches_of_epoch] == [batch_size] * (rows // batch_size) + [rows % batch_size] * (
-        rows % batch_size > 0
-    )
-    assert sorted(row for batch in batches_of_epoch for row in batch) == list(range(rows))
+    batches = order(on_disk(tmp_path / "split", rows), batch_size=batch_size, memory=160)
+    assert [len(batch) for batch in batches] == [min(batch_size, rows - first) for first in range(0, rows, batch_size)]
+    assert sorted(row for batch in batches for row in batch) == list(range(rows))
 
 
 def test_the_order_from_disk_follows_from_seed_epoch_and_memory(
@@ -105,8 +104,8 @@ def test_the_order_from_disk_follows_from_seed_epoch_and_memory(
 ) -> None:
     split = on_disk(tmp_path / "split", 333)
     expected = order(split, memory=160)
-    for others in ({"epoch": 1}, {"seed": 1}, {"memory": 400}):
-        assert order(split, **{"memory": 160, **others}) != expected
+    for changed in ({"epoch": 1}, {"seed": 1}, {"memory": 400}):
+        assert order(split, **{"memory": 160, **changed}) != expected
     for start in range(12):
         assert order(split, memory=160, start=start) == expected[start:]
     monkeypatch.setenv("LOADER_WORKERS", "2")
@@ -114,19 +113,19 @@ def test_the_order_from_disk_follows_from_seed_epoch_and_memory(
     assert order(split, memory=160, start=5) == expected[5:]
 
 
-def test_a_window_is_shuffled_uniformly_and_blocks_meet_others(tmp_path: Path, blocks_of_ten: None) -> None:
+def test_windows_are_shuffled_uniformly_and_pair_all_blocks(tmp_path: Path, blocks_of_ten: None) -> None:
     split = on_disk(tmp_path / "split", 40)
-    places = torch.zeros(40, 40)
-    partners = torch.zeros(4, 4)
+    positions = torch.zeros(40, 40)
+    pairs = torch.zeros(4, 4)
     for seed in range(400):
         (rows,) = order(split, seed=seed, batch_size=40, memory=160)
-        places[torch.arange(40), torch.tensor(rows)] += 1
+        positions[torch.arange(40), torch.tensor(rows)] += 1
         blocks = {row // 10 for row in rows[:20]}
         assert len(blocks) == 2, "a window is two blocks"
         one, other = sorted(blocks)
-        partners[one, other] += 1
-    assert places.max() < 10 + 6 * 10**0.5, "every row comes to every place"
-    assert (partners[torch.triu(torch.ones(4, 4), 1) > 0] > 30).all(), "every block is held with every other"
+        pairs[one, other] += 1
+    assert positions.max() < 10 + 6 * 10**0.5, "rows are spread evenly over the positions, 10 times each"
+    assert (pairs[torch.triu(torch.ones(4, 4), 1) > 0] > 30).all(), "every two blocks share a window in some epoch"
 
 
 @pytest.mark.parametrize("workers", ["-1", "two", "1.5"])

@@ -25,30 +25,30 @@ def test_every_loss_takes_logits_and_class_numbers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", losses.OF_QUANTITIES)
-def test_every_loss_of_a_regression_takes_numbers(name: str) -> None:
+def test_every_regression_loss_takes_quantities(name: str) -> None:
     targets = torch.randn(10, 2, generator=torch.Generator().manual_seed(0))
     loss = losses.build(name, {}, targets, 2)
     assert float(loss(targets, targets)) == 0
     assert 0 < float(loss(targets + 0.1, targets)) < float(loss(targets - 0.3, targets))
 
 
-def test_label_smoothing_is_that_of_its_paper() -> None:
+def test_label_smoothing_spreads_its_share_over_all_classes() -> None:
     logits = torch.tensor([[2.0, 0.0, -1.0]])
     loss = losses.build("CrossEntropyLoss", {"label_smoothing": 0.3}, TARGETS, 3)(logits, torch.tensor([0]))
     targets = torch.tensor([0.8, 0.1, 0.1])  # 0.7 for the class itself, and 0.3 shared by all three
     assert float(loss) == pytest.approx(float(-(targets * logits.log_softmax(1)).sum()))
 
 
-def test_balanced_weights_give_every_class_the_same_say() -> None:
+def test_balanced_weights_give_every_class_the_same_weight_in_the_mean() -> None:
     loss = losses.build("CrossEntropyLoss", {"weight": "balanced"}, TARGETS, 3)
     rows = nn.CrossEntropyLoss(reduction="none")(logits := torch.randn(10, 3), TARGETS)
     by_class = torch.stack([part.mean() for part in rows.split([6, 2, 2])])
     assert float(loss(logits, TARGETS)) == pytest.approx(float(by_class.mean()))
-    given = losses.build("CrossEntropyLoss", {"weight": [1, 3, 3]}, TARGETS, 3)
-    assert float(given(logits, TARGETS)) == pytest.approx(float(loss(logits, TARGETS)))
+    explicit = losses.build("CrossEntropyLoss", {"weight": [1, 3, 3]}, TARGETS, 3)
+    assert float(explicit(logits, TARGETS)) == pytest.approx(float(loss(logits, TARGETS)))
 
 
-def test_the_val_loss_is_the_chosen_loss() -> None:
+def test_the_val_loss_equals_the_loss_of_all_rows_at_once() -> None:
     description = DataDescription(dataset="x", classes=["a", "b", "c"], shape=(1, 2, 2), mean=[0.0], std=[1.0])
     images = torch.randn(10, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     val = Split(images, TARGETS, torch.arange(10), description, "")

@@ -12,7 +12,7 @@ RATES = {"Adadelta": 1.0, "LBFGS": 0.5, "ASGD": 0.1, "Adafactor": 0.1}
 
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
-def test_every_optimizer_trains(name: str) -> None:
+def test_every_optimizer_lowers_the_loss(name: str) -> None:
     torch.manual_seed(0)
     images, targets = torch.randn(32, 4), torch.arange(32) % 3
     network = torch.nn.Linear(4, 3)
@@ -25,7 +25,7 @@ def test_every_optimizer_trains(name: str) -> None:
     assert float(cross_entropy(network(images), targets).detach()) < before
 
 
-def test_the_table_has_all_of_torch_that_can_train_alone() -> None:
+def test_all_optimizers_of_torch_that_can_train_a_network_are_listed() -> None:
     assert set(optimizers.OPTIMIZERS) == {
         *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "LBFGS", "NAdam", "RAdam"),
         *("RMSprop", "Rprop", "SGD"),
@@ -34,13 +34,10 @@ def test_the_table_has_all_of_torch_that_can_train_alone() -> None:
 
 def test_options_reach_the_optimizer() -> None:
     weights = [torch.nn.Parameter(torch.zeros(2))]
-    group = optimizers.build(
-        "SGD", weights, lr=0.1, weight_decay=0.01, momentum=0.9, arguments={"nesterov": True}
-    ).param_groups[0]
-    assert (group["lr"], group["weight_decay"], group["momentum"], group["nesterov"]) == (0.1, 0.01, 0.9, True)
-    assert optimizers.build(
-        "AdamW", weights, lr=0.1, weight_decay=0.0, momentum=0.0, arguments={}
-    ).param_groups[0]["weight_decay"] == 0.0  # fmt: skip
+    sgd = optimizers.build("SGD", weights, lr=0.1, weight_decay=0.01, momentum=0.9, arguments={"nesterov": True})
+    assert sgd.param_groups[0].items() >= {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.9, "nesterov": True}.items()
+    adamw = optimizers.build("AdamW", weights, lr=0.1, weight_decay=0.0, momentum=0.0, arguments={})
+    assert adamw.param_groups[0]["weight_decay"] == 0.0, "not the default of torch, 0.01"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +49,7 @@ def test_a_bad_value_of_an_option_is_refused(arguments: dict[str, object]) -> No
         optimizers.build("Adam", weights, lr=0.1, weight_decay=0.0, momentum=0.0, arguments=arguments)
 
 
-def test_a_value_that_only_a_step_refuses_is_refused_before() -> None:
+def test_a_value_that_torch_rejects_at_the_first_step_is_refused_before() -> None:
     weights = [torch.nn.Parameter(torch.zeros(2))]
     arguments = {"line_search_fn": "wolf"}
     with pytest.raises(UserError, match=r"params.yaml: LBFGS rejects .*strong_wolfe"):
@@ -60,9 +57,10 @@ def test_a_value_that_only_a_step_refuses_is_refused_before() -> None:
 
 
 def test_gradients_are_clipped() -> None:
+    torch.manual_seed(0)
     network = torch.nn.Linear(4, 3)
     optimizer = optimizers.build("SGD", network.parameters(), lr=1.0, weight_decay=0, momentum=0, arguments={})
-    before = [weight.detach().clone() for weight in network.parameters()]
+    before = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
     train_step(
         network,
         torch.nn.CrossEntropyLoss(),
@@ -71,15 +69,13 @@ def test_gradients_are_clipped() -> None:
         torch.zeros(8, dtype=torch.long),
         clip_norm=0.01,
     )
-    moved = torch.cat(
-        [(weight.detach() - old).flatten() for weight, old in zip(network.parameters(), before, strict=True)]
-    )
-    torch.testing.assert_close(moved.norm(), torch.tensor(0.01), rtol=1e-3, atol=0)
+    change = torch.nn.utils.parameters_to_vector(network.parameters()).detach() - before
+    torch.testing.assert_close(change.norm(), torch.tensor(0.01), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("name", ["Adam", "SGD", "LBFGS", "Adadelta"])
-def test_the_step_without_wrappers_gives_the_weights_of_the_wrapped_one(name: str) -> None:
-    """torch may change what its wrappers do."""
+def test_the_plain_step_gives_the_weights_of_the_wrapped_step(name: str) -> None:
+    """A new version of torch may do something else in its wrappers."""
     images, targets = torch.randn(32, 5, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 3
 
     def weights_after_steps(wrapped: bool) -> list[torch.Tensor]:

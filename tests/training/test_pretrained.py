@@ -1,4 +1,4 @@
-"""Weights to begin with, from a file."""
+"""Initial weights from a file."""
 
 import hashlib
 from collections.abc import Callable
@@ -26,18 +26,23 @@ def load(network: nn.Module, path: Path) -> None:
 
 
 @pytest.mark.parametrize("save", [torch.save, safetensors.torch.save_file])
-def test_the_network_begins_with_them(tmp_path: Path, save: Callable[..., None]) -> None:
+def test_weights_are_loaded_from_both_formats(tmp_path: Path, save: Callable[..., None]) -> None:
     source, network = small(seed=1), small(seed=2)
     path = tmp_path / ("a.safetensors" if save is safetensors.torch.save_file else "a.pth")
     save(source.state_dict(), path)
     load(network, path)
     images = torch.randn(4, *SHAPE)
     assert torch.equal(network(images), source(images))
+
+
+def test_the_sha256_may_be_in_upper_case(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(small().state_dict(), path)
     pretrained.load(small(), path, hashlib.sha256(path.read_bytes()).hexdigest().upper())
 
 
 @pytest.mark.parametrize(("change", "fresh"), [({"outputs": 7}, "layers.7"), ({"shape": (3, 8, 8)}, "layers.1")])
-def test_other_classes_or_channels_begin_fresh(
+def test_a_first_or_last_layer_of_another_shape_keeps_its_fresh_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, int], fresh: str
 ) -> None:
     path = tmp_path / "a.pth"
@@ -52,8 +57,8 @@ def test_other_classes_or_channels_begin_fresh(
     assert f"; fresh: {fresh}" in capsys.readouterr().out
 
 
-def test_of_torchvision_with_another_head(tmp_path: Path) -> None:
-    """As torchvision publishes them: 1000 classes, three channels."""
+def test_torchvision_weights_are_loaded_for_other_classes_and_channels(tmp_path: Path) -> None:
+    """The files of torchvision are for 1000 classes and three channels."""
     path = tmp_path / "shufflenet.pth"
     torch.manual_seed(0)
     source = networks.build(
@@ -64,32 +69,32 @@ def test_of_torchvision_with_another_head(tmp_path: Path) -> None:
         "shufflenet_v2_x0_5", shape=(1, 32, 32), outputs=4, hidden=[], activation="relu", dropout=0
     )
     load(network, path)
-    ours, theirs = network.state_dict(), source.state_dict()
-    other = {name for name in ours if not torch.equal(ours[name].float(), theirs[name].float())}
-    assert other == {"conv1.0.weight", "fc.weight", "fc.bias"}
+    loaded, original = network.state_dict(), source.state_dict()
+    different = {name for name in loaded if not torch.equal(loaded[name].float(), original[name].float())}
+    assert different == {"conv1.0.weight", "fc.weight", "fc.bias"}
 
 
-def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_refused_with_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
 
-    def refused(content: object, words: str) -> None:
+    def assert_refused(content: object, message: str) -> None:
         torch.save(content, path)
         with pytest.raises(UserError) as error:
             load(small(), path)
-        assert words in str(error.value)
+        assert message in str(error.value)
         assert "\n" not in str(error.value)
 
-    refused(
+    assert_refused(
         small(hidden=9).state_dict(), "is of another model, or of images of another size: layers.4.weight is (5, 9)"
     )
-    refused({"a": torch.zeros(1)}, "is of another model: has a (1 too many)")
-    refused({}, "is of another model: has no layers.1.bias (6 missing)")
+    assert_refused({"a": torch.zeros(1)}, "is of another model: has a (1 too many)")
+    assert_refused({}, "is of another model: has no layers.1.bias (6 missing)")
     deeper = networks.build("mlp", shape=SHAPE, outputs=3, hidden=[6, 5, 5], activation="relu", dropout=0.0)
-    refused(deeper.state_dict(), "is of another model: has layers.10.bias (2 too many)")
+    assert_refused(deeper.state_dict(), "is of another model: has layers.10.bias (2 too many)")
     sparse = {name: weight.to_sparse() for name, weight in small().state_dict().items()}
-    refused(sparse, "holds weights that cannot be loaded")
-    refused({"a": 1}, "no weights that can be read; expected tensors by name")
-    refused(small(), "no weights that can be read")  # a whole module, which would have to be unpickled
+    assert_refused(sparse, "holds weights that cannot be loaded")
+    assert_refused({"a": 1}, "no weights that can be read; expected tensors by name")
+    assert_refused(small(), "no weights that can be read")  # a module, which would have to be unpickled
     path.write_bytes(b"\x00" * 100)
     with pytest.raises(UserError, match="no weights that can be read"):
         load(small(), path)
