@@ -1,4 +1,4 @@
-"""Damaged input leads to a refusal or to the correct result: never to a crash, a hang, or a wrong result."""
+"""Fuzzing: damaged input is refused or read correctly. It never causes a crash, a hang or a wrong result."""
 
 import ast
 import json
@@ -11,7 +11,7 @@ from tests.conftest import ROOT, Count, environment
 
 
 @pytest.mark.torture(quick=1, long=8)
-def test_damaged_files_are_refused_or_read_right(part: int, torture: bool, count: Count) -> None:
+def test_damaged_files_are_refused_or_read_correctly(part: int, torture: bool, count: Count) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.mutations", "2000" if torture else "500", str(part)],
         cwd=ROOT,
@@ -22,13 +22,13 @@ def test_damaged_files_are_refused_or_read_right(part: int, torture: bool, count
     )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
-    count("damaged files read", sum(kind["inputs"] for kind in results.values()))
-    count("damaged files refused", sum(kind["refused"] for kind in results.values()))
-    assert {name: kind["first"] for name, kind in results.items() if kind["faults"]} == {}
+    count("damaged files read", sum(outcome["inputs"] for outcome in results.values()))
+    count("damaged files refused", sum(outcome["refused"] for outcome in results.values()))
+    assert {name: outcome["first"] for name, outcome in results.items() if outcome["faults"]} == {}
 
 
-def test_nothing_unpickles() -> None:
-    """No import of a module that does, and no `torch.load` or `numpy.load` that may."""
+def test_no_stage_unpickles() -> None:
+    """No module that unpickles is imported, and `torch.load` and `numpy.load` are called with unpickling disabled."""
     for path in (ROOT / "stages").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""The recipes in docs/: that they are well-formed, and name what the project has."""
+"""The Slurm and Kubernetes recipes in docs/ are well formed and match the project."""
 
 import re
 import subprocess
@@ -10,20 +10,20 @@ from tests.conftest import ROOT, STAGES
 SLURM, KUBERNETES = ROOT / "docs/slurm.sbatch", ROOT / "docs/kubernetes.yaml"
 
 
-def test_the_recipe_for_slurm_is_a_shell_script() -> None:
+def test_the_slurm_recipe_is_a_valid_batch_script() -> None:
     text = SLURM.read_text()
     subprocess.run(["bash", "-n", str(SLURM)], check=True)
     directives = [line for line in text.splitlines() if line.startswith("#SBATCH ")]
     assert all(re.fullmatch(r"#SBATCH --[a-z-]+(=[\w:@-]+)?", line) for line in directives)
     before_commands = text[: text.index("set -euo")]
-    assert before_commands.count("#SBATCH ") == len(directives), "Slurm reads none behind the first command"
+    assert before_commands.count("#SBATCH ") == len(directives), "Slurm ignores directives after the first command"
 
 
-def test_the_recipe_for_kubernetes_is_what_it_takes() -> None:
+def test_the_kubernetes_recipe_is_consistent() -> None:
     service, job = yaml.safe_load_all(KUBERNETES.read_text())
     assert (service["kind"], job["kind"]) == ("Service", "Job")
     pod = job["spec"]["template"]
-    assert pod["metadata"]["labels"] == service["spec"]["selector"], "the service finds the pods"
+    assert pod["metadata"]["labels"] == service["spec"]["selector"], "the service must select the pods of the job"
     assert pod["spec"]["subdomain"] == service["metadata"]["name"]
     (container,) = pod["spec"]["containers"]
     mounted = {mount["name"] for mount in container["volumeMounts"]}
@@ -33,8 +33,8 @@ def test_the_recipe_for_kubernetes_is_what_it_takes() -> None:
     assert f"{job['metadata']['name']}-0.{service['metadata']['name']}:29400" in launcher
 
 
-def test_both_run_stages_that_there_are() -> None:
+def test_both_recipes_run_train_and_evaluate() -> None:
     for recipe in (SLURM, KUBERNETES):
-        named = re.findall(r"python -m stages\.(\w+)", recipe.read_text())
-        assert named == ["train", "evaluate"]
-        assert set(named) <= set(STAGES)
+        stages = re.findall(r"python -m stages\.(\w+)", recipe.read_text())
+        assert stages == ["train", "evaluate"]
+        assert set(stages) <= set(STAGES)
