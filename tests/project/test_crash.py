@@ -1,6 +1,6 @@
-"""Crash-only: after any interruption the next `dvc repro` ends with the bits of an uninterrupted run.
+"""Crash safety: after any interruption, the next `dvc repro` gives the bits of an uninterrupted run.
 
-With the real dvc in real processes. `make torture` does the same at many more moments.
+The tests run the real dvc in real processes. `make torture` interrupts it at many more moments.
 """
 
 import hashlib
@@ -21,15 +21,13 @@ import pytest
 from tests.conftest import STAGES, Count, Project, artifacts, environment
 
 EPOCH = re.compile(r"^epoch +(\d+)/", re.MULTILINE)
-
-
 # DVC writes these in place. A kill within those milliseconds, or a full disk, truncates them; docs/guarantees.md has
 # the remedies.
 WRITTEN_IN_PLACE = {"dvc.lock": ["git", "checkout", "dvc.lock"], ".dvc/tmp/rwlock": ["rm", ".dvc/tmp/rwlock"]}
 
 
 def repro(project: Project, count: Count) -> str:
-    """Run `dvc repro` after a kill or a full disk, with the remedies that it needs, and return its stdout."""
+    """Run `dvc repro` after a kill or a full disk, repair files that DVC truncated, and return the stdout."""
     for _ in range(1 + len(WRITTEN_IN_PLACE)):
         done = subprocess.run(["dvc", "repro"], cwd=project.root, env=environment(), capture_output=True, text=True)
         if done.returncode == 0:
@@ -42,14 +40,14 @@ def repro(project: Project, count: Count) -> str:
 
 
 @pytest.mark.torture(quick=1, long=26 * len(STAGES))
-def test_a_kill_at_any_moment_of_a_stage(
+def test_repro_recovers_from_a_kill_at_any_moment_of_a_stage(
     project: Project, reproduced: Project, seconds: dict[str, float], part: int, count: Count
 ) -> None:
     stage = ["train", "cache", "download", "normalize", "evaluate"][part % len(STAGES)]
     project.forget(stage)
     running = project.start("dvc", "repro")
     running.wait_for(f"Running stage '{stage}'")
-    time.sleep(random.Random(f"{stage} {part}").random() * 0.9 * seconds[stage])  # DVC's work included
+    time.sleep(random.Random(f"{stage} {part}").random() * 0.9 * seconds[stage])  # the seconds include DVC's work
     count(f"kills in {stage}", running.send(signal.SIGKILL))
     printed = running.output.read_text() + repro(project, count)
     assert artifacts(project) == artifacts(reproduced)
@@ -62,19 +60,19 @@ def test_a_kill_at_any_moment_of_a_stage(
 
 
 @pytest.mark.torture(quick=0, long=3)
-def test_a_training_that_is_killed_every_other_epoch_finishes(
+def test_training_that_is_killed_repeatedly_finishes(
     project: Project, reproduced: Project, part: int, count: Count
 ) -> None:
-    draw = random.Random(part)
+    rng = random.Random(part)
     project.forget("train")
     printed = ""
     for _ in range(20):
         running = project.start("dvc", "repro")
-        before = len(EPOCH.findall(printed))
+        epochs_before = len(EPOCH.findall(printed))
         deadline = time.monotonic() + 60
         while running.process.poll() is None and time.monotonic() < deadline:
             if EPOCH.findall(running.output.read_text()):
-                time.sleep(draw.random())  # somewhere in the next epoch or two
+                time.sleep(rng.random())  # kill at a random moment of the next epoch or two
                 break
             time.sleep(0.005)
         killed = running.send(signal.SIGKILL)
@@ -82,7 +80,7 @@ def test_a_training_that_is_killed_every_other_epoch_finishes(
         printed += running.output.read_text()
         if not killed:
             break
-        assert len(EPOCH.findall(printed)) > before, "no progress"
+        assert len(EPOCH.findall(printed)) > epochs_before, "no progress"
     repro(project, count)
     assert artifacts(project) == artifacts(reproduced)
     epochs = Counter(EPOCH.findall(printed))
@@ -95,7 +93,7 @@ CHANGES = ["a parameter", "the data", "the code"]
 
 
 @pytest.mark.torture(quick=0, long=3)
-def test_a_training_with_a_changed_input_starts_from_the_beginning(project: Project, tmp_path: Path, part: int) -> None:
+def test_training_does_not_resume_after_an_input_changed(project: Project, tmp_path: Path, part: int) -> None:
     changed = CHANGES[part]
     project.forget("train")
     running = project.start("dvc", "repro")
@@ -108,48 +106,48 @@ def test_a_training_with_a_changed_input_starts_from_the_beginning(project: Proj
     else:
         project.edit("stages/lib/model/networks.py", "nn.Dropout(dropout)", "nn.Dropout(dropout / 2)")
     project.set(epochs=3)
-    other = project.copy(tmp_path / "uninterrupted")
-    shutil.rmtree(other.root / ".state")
+    uninterrupted = project.copy(tmp_path / "uninterrupted")
+    shutil.rmtree(uninterrupted.root / ".state")
     printed = project.run("dvc", "repro").stdout
     assert "resuming" not in printed
     assert EPOCH.findall(printed) == ["1", "2", "3"]
-    other.repro()
-    assert artifacts(project) == artifacts(other)
+    uninterrupted.repro()
+    assert artifacts(project) == artifacts(uninterrupted)
 
 
 @pytest.mark.torture(quick=1, long=2)
-def test_dvc_does_not_record_an_interrupted_training(project: Project, reproduced: Project, part: int) -> None:
-    sent = [signal.SIGINT, signal.SIGTERM][part]
+def test_dvc_does_not_record_interrupted_training(project: Project, reproduced: Project, part: int) -> None:
+    signal_number = [signal.SIGINT, signal.SIGTERM][part]
     lock = (project.root / "dvc.lock").read_bytes()
     project.forget("train")
     running = project.start("dvc", "repro")
     running.wait_for("epoch   2/10")
-    assert running.send(sent)
+    assert running.send(signal_number)
     assert running.process.returncode != 0
     printed = running.output.read_text()
     assert "train: interrupted" in printed
     assert "Traceback" not in printed
-    if sent == signal.SIGINT:  # SIGTERM ends DVC itself as well
-        # The shell between DVC and the stage: bash becomes the stage, dash waits for it and dies of the signal itself.
+    if signal_number == signal.SIGINT:  # SIGTERM ends DVC itself as well
+        # DVC runs stages in a shell: bash replaces itself with the stage (130), dash waits and dies of SIGINT (-2).
         assert re.search(r"exited with (130|-2)$", printed, re.M)
     assert (project.root / "dvc.lock").read_bytes() == lock
     assert not list((project.root / "models").glob("*.json"))
-    again = project.run("dvc", "repro").stdout
-    assert re.search(r"resuming after epoch [2-9], step \d+ of an interrupted run", again)
-    assert max(Counter(EPOCH.findall(printed + again)).values()) == 1
+    resumed = project.run("dvc", "repro").stdout
+    assert re.search(r"resuming after epoch [2-9], step \d+ of an interrupted run", resumed)
+    assert max(Counter(EPOCH.findall(printed + resumed)).values()) == 1
     assert artifacts(project) == artifacts(reproduced)
 
 
-def test_a_second_run_at_the_same_time_is_refused(project: Project, reproduced: Project) -> None:
-    """By DVC's lock; and by the stage's lock if DVC was killed and its stage still runs."""
+def test_a_concurrent_run_is_refused(project: Project, reproduced: Project) -> None:
+    """DVC's lock refuses it. If DVC was killed while the stage runs on, the stage's lock does."""
     project.forget("train")
     running = project.start("dvc", "repro")
     running.wait_for("epoch   1/10")
-    os.killpg(running.process.pid, signal.SIGSTOP)  # it must not finish meanwhile
+    os.killpg(running.process.pid, signal.SIGSTOP)  # so that it does not finish before it is killed
     refused = project.run("dvc", "repro", fails=True)
     assert re.search(r"is busy, it is being blocked by:\s+\(PID \d+\): .*dvc repro", refused.stderr)
     os.kill(running.process.pid, signal.SIGKILL)
-    running.process.wait()  # the training still runs
+    running.process.wait()  # DVC has ended; train is stopped, but still holds its lock
     refused = project.run("dvc", "repro", fails=True)
     assert re.search(
         r"train: error: .state/train.lock: process \d+ runs this stage in this folder; wait for it, or end it",
@@ -157,17 +155,15 @@ def test_a_second_run_at_the_same_time_is_refused(project: Project, reproduced: 
     )
     os.killpg(running.process.pid, signal.SIGCONT)
     running.send(signal.SIGTERM)
-    again = project.run("dvc", "repro").stdout
-    assert "resuming after epoch" in again
+    resumed = project.run("dvc", "repro").stdout
+    assert "resuming after epoch" in resumed
     assert artifacts(project) == artifacts(reproduced)
 
 
 @pytest.mark.torture(quick=1, long=2)
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_that_cannot_write_changes_no_output(
-    project: Project, reproduced: Project, stage: str, part: int
-) -> None:
-    """A limit on the size of files replaces a full disk: writing fails in the same places."""
+def test_a_failed_write_changes_no_output(project: Project, reproduced: Project, stage: str, part: int) -> None:
+    """A file size limit stands in for a full disk: the same writes fail."""
     limit = [4, 0][part]  # blocks of 1024 bytes
     refused = project.run("bash", "-c", f"ulimit -f {limit}; exec python -m stages.{stage}", fails=True)
     assert refused.returncode == 1
@@ -179,7 +175,7 @@ def test_a_stage_that_cannot_write_changes_no_output(
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """Mount a file system of this size in memory; only root on Linux can."""
+    """Mount a tmpfs of this size, which requires root on Linux."""
     folder.mkdir()
     mount = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)], capture_output=True, text=True
@@ -194,43 +190,43 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 @pytest.mark.torture(quick=0, long=3)
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_full_disk(
+def test_repro_recovers_from_a_full_disk(
     project: Project, reproduced: Project, tmp_path: Path, stage: str, part: int, count: Count
 ) -> None:
-    """The same through dvc, on a full disk, with a little less or more space than the stage needs."""
+    """`dvc repro` with a little less or more free space than the stage needs, then again after space was freed."""
     with small_disk(tmp_path / "disk", 400) as disk:
-        full = project.copy(disk / "project")
-        full.forget(stage)
+        copy = project.copy(disk / "project")
+        copy.forget(stage)
         free = shutil.disk_usage(disk).free
-        left = [16_384, 200_000, 1_200_000][part]
+        remaining = [16_384, 200_000, 1_200_000][part]
         with (disk / "filler").open("wb") as filler:
-            filler.write(bytes(free - left))
-        done = subprocess.run(["dvc", "repro"], cwd=full.root, env=environment(), capture_output=True, text=True)
+            filler.write(bytes(free - remaining))
+        done = subprocess.run(["dvc", "repro"], cwd=copy.root, env=environment(), capture_output=True, text=True)
         assert "Traceback" not in done.stderr
         if done.returncode:
             assert re.search(r"No space left on device|free some space", done.stdout + done.stderr), done.stderr
             count("full disks", 1)
         (disk / "filler").unlink()
-        repro(full, count)
-        assert artifacts(full) == artifacts(reproduced)
+        repro(copy, count)
+        assert artifacts(copy) == artifacts(reproduced)
 
 
 @pytest.mark.torture(quick=0, long=2)
-def test_links_into_the_cache_are_replaced_and_never_written_through(
+def test_outputs_linked_into_the_cache_are_replaced_not_written_through(
     project: Project, reproduced: Project, part: int
 ) -> None:
-    kind = ["symlink", "hardlink"][part]
-    project.run("dvc", "config", "cache.type", kind)
+    link_type = ["symlink", "hardlink"][part]
+    project.run("dvc", "config", "cache.type", link_type)
     project.run("dvc", "checkout", "--relink")
     weights = project.root / "models/model.safetensors"
-    assert weights.is_symlink() if kind == "symlink" else weights.stat().st_nlink > 1
+    assert weights.is_symlink() if link_type == "symlink" else weights.stat().st_nlink > 1
     assert not weights.stat().st_mode & 0o222
     project.set(split_seed=1, epochs=1)
     for stage in STAGES:
         project.stage(stage)
-    by_hand = artifacts(project)
+    without_dvc = artifacts(project)
     assert project.repro() == STAGES[1:]
-    assert {**artifacts(project), "dvc.lock": ""} == {**by_hand, "dvc.lock": ""}
+    assert {**artifacts(project), "dvc.lock": ""} == {**without_dvc, "dvc.lock": ""}
     for file in (project.root / ".dvc/cache/files/md5").glob("??/*"):
         if file.suffix != ".dir":
             assert hashlib.md5(file.read_bytes()).hexdigest() == file.parent.name + file.name
