@@ -2,9 +2,9 @@
 
     python -m tests.mutations COUNT SEED
 
-Makes valid files of every format, damages one at a time, and reads it. A refusal in one line or the correct result is
-right; everything else is a fault. Prints a JSON object: for each format the number of inputs, refusals and faults, and
-the first faults. Runs in a process of its own, because a fault may crash the process.
+Makes a valid file of every format, damages it, and reads it. The expected outcome is a one-line error or the correct
+result; anything else is a fault. Prints a JSON object: for each format the number of inputs, refusals and faults, and
+the first faults. Tests run it in a separate process, because a fault may crash the process.
 """
 
 import contextlib
@@ -55,8 +55,8 @@ from stages.lib.training import checkpoint, pretrained
 from stages.lib.validation.rules import check_all
 from tests.conftest import ROOT, default_parameters
 
-SECONDS = 20  # for one input; then the process ends with a traceback
-BYTES = 64 << 20  # by which the memory of the process may grow, over all inputs of one format
+SECONDS = 20  # limit for one input; the process then ends with a traceback
+BYTES = 64 << 20  # limit of the growth in memory over all inputs of one format
 DESCRIPTION = DataDescription(dataset="made up", classes=["a", "b", "c"], shape=(1, 4, 4), mean=[0.5], std=[0.25])
 ARCHITECTURE = model_file.Architecture(model="mlp", hidden=[8], activation="tanh", dropout=0.5)
 RANDOM = np.random.default_rng(0)
@@ -68,19 +68,19 @@ STAGES = (download, normalize, cache, train, evaluate)
 
 @dataclass(frozen=True)
 class Format:
-    """A format of input. `read` returns what the program reads, `truth` what is correct for these bytes."""
+    """An input format. `read` returns the program's result, `truth` the expected result for these bytes."""
 
     name: str
     path: str
     content: bytes
     read: Callable[[], Any]
-    truth: Callable[[bytes], Any] | None  # None: unknown; reading must only not fail
-    tokens: tuple[bytes, ...] = ()  # replacements for pieces of the text
-    wrap: Callable[[bytes], bytes] = bytes  # applied to the damaged bytes: a compression, which adds a valid checksum
+    truth: Callable[[bytes], Any] | None  # None: unknown, so reading only must not fail
+    tokens: tuple[bytes, ...] = ()  # inserted into the content
+    wrap: Callable[[bytes], bytes] = bytes  # applied after the damage, e.g. compression with a valid checksum
 
 
 def unchanged(read: Callable[[], Any]) -> Callable[[bytes], Any]:
-    """Return the truth for a file with a checksum: whatever is accepted has the content of the valid file."""
+    """Return the truth for a file with a checksum: an accepted file must have the content of the valid file."""
     valid = read()
     return lambda _content: valid
 
@@ -98,7 +98,7 @@ def plain(part: Part) -> list[Any]:
 
 
 def parts(dataset: str) -> dict[str, Part]:
-    """Read the files as they are now; in a run, files whose sha256 has changed are refused first."""
+    """Read the files with current sha256s. Otherwise the checksum would reject damage before the parser sees it."""
     sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in RAW_FILES.iterdir()}
     source = raw.Raw(dataset, RAW_FILES, sha256)
     with normalize.opened(source, normalize.Parameters(image_size=4)) as (read_parts, _):
@@ -110,7 +110,7 @@ def read_idx() -> Any:
 
 
 def idx_truth(content: bytes) -> Any:
-    """Parse the images independently; the labels and the other part are undamaged."""
+    """Parse the images independently. The labels and the test part are undamaged."""
     zero, kind, dimensions = struct.unpack(">HBB", content[:4])
     shape = struct.unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions])
     body = np.frombuffer(content[4 + 4 * dimensions :], np.uint8)
@@ -139,16 +139,16 @@ def read_image() -> Any:
 
 
 def read_labels(path: Path) -> Any:
-    """Read a table of numbers, and the images that it names."""
+    """Read a table of labels whose images all exist."""
     images = dict.fromkeys((f"{row}.png" for row in range(12)), "")
     sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()} | images
-    with contextlib.redirect_stdout(io.StringIO()):  # reports which files were left out
+    with contextlib.redirect_stdout(io.StringIO()):  # read_labels prints the files that it skips
         labelled = label_table.read_labels(raw.Raw("csv", path.parent, sha256), "regression")
     return [labelled.names, labelled.targets.tolist(), labelled.parts]
 
 
 def read_weights(path: Path) -> Any:
-    """Load weights whose sha256 in params.yaml is that of the damaged file."""
+    """Load damaged weights whose sha256 matches params.yaml."""
     network = model_file.build(ARCHITECTURE, DESCRIPTION)
     with contextlib.redirect_stdout(io.StringIO()):
         pretrained.load(network, path, hashlib.sha256(path.read_bytes()).hexdigest())
@@ -166,7 +166,7 @@ def read_normalized() -> Any:
 
 
 def read_resealed_shard() -> Any:
-    """Read a damaged shard whose current hash is in split.json."""
+    """Read a damaged shard after updating its checksum in split.json."""
     shard, path = (cache.NORMALIZED / "train" / name for name in ("00000.safetensors", shards.SPLIT))
     fields = unseal(path.read_bytes())
     fields["shards"][0]["sha256"] = hashlib.sha256(shard.read_bytes()).hexdigest()
@@ -202,17 +202,17 @@ def read_parameters() -> Any:
 
 
 def parameters_truth(content: bytes) -> Any:
-    """Parse the file as DVC does: the stage has to train with the numbers that DVC records."""
+    """Parse the file as DVC does: a stage must use the numbers that DVC records."""
     values = parse_yaml(content.decode(), "params.yaml")
     for key in ("val_fraction", "test_fraction", "dropout", "lr", "weight_decay", "momentum", "warmup", "clip_norm"):
-        values[key] = None if values[key] is None else float(values[key])  # integers are accepted as well
+        values[key] = None if values[key] is None else float(values[key])  # integers are accepted for floats
     for key, neutral in (("augmentation", 0), ("loss_args", None), ("optimizer_args", None)):
         values[key] = {option: value for option, value in values[key].items() if value != neutral}
     return values
 
 
 def read_archive() -> Any:
-    """Unpack an archive; whatever it holds, no file may lie outside of the folder."""
+    """Unpack an archive. No member may be written outside of the target folder."""
     (path,) = (path for path in Path("archives").iterdir() if path.suffix)
     out = Path("out/inner")
     shutil.rmtree("out", ignore_errors=True)
@@ -221,13 +221,15 @@ def read_archive() -> Any:
         unpack(path, out, most_bytes=10_000, most_files=10)
     finally:
         files = [file for file in Path("out").rglob("*") if not file.is_dir()]
-        assert all(out in file.parents and not file.is_symlink() for file in files), "a file outside of the folder"
+        assert all(out in file.parents and not file.is_symlink() for file in files), (
+            "unpacked a file outside of the target folder, or a link"
+        )
         assert sum(file.stat().st_size for file in files) <= 10_000
     return None
 
 
 def reseal(content: bytes) -> bytes:
-    """Replace the hash by the right one, if the content is still a JSON object."""
+    """Recompute the checksum, if the content is still a JSON object."""
     try:
         fields = json.loads(content)
         fields.pop("sha256", None)
@@ -253,7 +255,7 @@ def archive(kind: str) -> bytes:
 
 
 def make() -> Iterator[Format]:
-    """Fill the working directory with valid files, and yield their formats."""
+    """Fill the working directory with valid files and yield the formats."""
     Path("params.yaml").write_text(default_parameters())
     shutil.copy2(ROOT / "params.schema.json", "params.schema.json")
     RAW_FILES.mkdir(parents=True)
@@ -295,7 +297,7 @@ def make() -> Iterator[Format]:
         tokens = (b",", b'"', b"\n", b"nan", b"1e999", b"\xff")
         yield Format(name, str(path), path.read_bytes(), partial(read_labels, path), None, tokens)
     Path("images").mkdir()
-    Image.MAX_IMAGE_PIXELS = 1 << 20  # a header may announce no more
+    Image.MAX_IMAGE_PIXELS = 1 << 20  # limit for the size in an image header
     for ending in ("png", "jpg", "gif", "tif", "bmp", "webp"):
         content = io.BytesIO()
         Image.fromarray(np.tile(IMAGES[0, 0], (5, 5))).save(content, Image.registered_extensions()[f".{ending}"])
@@ -325,7 +327,7 @@ def make() -> Iterator[Format]:
         save(network.state_dict(), path)
         yield Format(name, str(path), path.read_bytes(), partial(read_weights, path), None, JSON)
 
-    # Made by another program, with the right hash:
+    # Damaged content with a valid checksum, as another program could write it:
     path = model_file.MODEL.with_suffix(".json")
     yield Format("model.json resealed", str(path), path.read_bytes(), read_model, None, JSON, reseal)
     path = cache.NORMALIZED / "train" / shards.SPLIT
@@ -376,31 +378,31 @@ YAML = (
 NUMBERS = [0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1]
 
 
-def damage(content: bytes, tokens: tuple[bytes, ...], draw: random.Random) -> bytes:
-    """Make one to three changes at random places."""
-    for _ in range(draw.choice([1, 1, 1, 2, 3])):
-        start = draw.randrange(len(content) + 1) if draw.random() < 0.6 else min(draw.randrange(64), len(content))
-        end = min(len(content), start + draw.choice([1, 2, 4, 8, 100]))
+def damage(content: bytes, tokens: tuple[bytes, ...], rng: random.Random) -> bytes:
+    """Make one to three random changes."""
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+        start = rng.randrange(len(content) + 1) if rng.random() < 0.6 else min(rng.randrange(64), len(content))
+        end = min(len(content), start + rng.choice([1, 2, 4, 8, 100]))
         before, inside, after = content[:start], content[start:end], content[end:]
-        number = draw.choice(NUMBERS)
+        number = rng.choice(NUMBERS)
         replacements = [
-            bytes([inside[0] ^ 1 << draw.randrange(8)]) + inside[1:] if inside else b"",
-            draw.randbytes(len(inside)),
+            bytes([inside[0] ^ 1 << rng.randrange(8)]) + inside[1:] if inside else b"",
+            rng.randbytes(len(inside)),
             b"",
-            inside * draw.choice([2, 3, 50]),
-            number.to_bytes(8, draw.choice(["big", "little"])),
-            (number % 2**32).to_bytes(4, draw.choice(["big", "little"])),
+            inside * rng.choice([2, 3, 50]),
+            number.to_bytes(8, rng.choice(["big", "little"])),
+            (number % 2**32).to_bytes(4, rng.choice(["big", "little"])),
         ]
         values = [match.span() for match in re.finditer(rb"(?<=: )[^ \n,]+", content)]
-        if tokens and values and draw.random() < 0.5:
-            start, end = draw.choice(values)
-            content = content[:start] + draw.choice(tokens) + content[end:]
-        elif tokens and draw.random() < 0.5:
-            content = before + draw.choice(tokens) + after
-        elif draw.random() < 0.15:
+        if tokens and values and rng.random() < 0.5:
+            start, end = rng.choice(values)
+            content = content[:start] + rng.choice(tokens) + content[end:]
+        elif tokens and rng.random() < 0.5:
+            content = before + rng.choice(tokens) + after
+        elif rng.random() < 0.15:
             content = before  # truncated
         else:
-            content = before + draw.choice(replacements) + after
+            content = before + rng.choice(replacements) + after
     return content
 
 
@@ -409,9 +411,9 @@ def attempt(kind: Format, damaged: bytes) -> str:
     Path(kind.path).write_bytes(kind.wrap(damaged))
     try:
         result = kind.read()
-    except (UserError, ArchiveError) as refusal:
-        # `process.run` prints it as one line, which has to give a reason.
-        return "a refusal without a reason" if "Errno None" in str(refusal) else "refused"
+    except (UserError, ArchiveError) as error:
+        # `process.run` prints it as one line, which must include a reason.
+        return "refused without a reason" if "Errno None" in str(error) else "refused"
     except OSError as error:  # `process.run` prints these as one line as well
         return "refused" if error.strerror else traceback.format_exc()
     except BaseException:
@@ -421,8 +423,8 @@ def attempt(kind: Format, damaged: bytes) -> str:
     try:
         truth = kind.truth(damaged)
     except Exception as error:
-        return f"accepted a file that is not of this format: {error}"
-    return "correct" if result == truth else f"a wrong result: {str(result)[:300]} instead of {str(truth)[:300]}"
+        return f"accepted a file that is invalid in this format: {error}"
+    return "correct" if result == truth else f"wrong result: {str(result)[:300]}; expected {str(truth)[:300]}"
 
 
 def main(count: int, seed: int) -> None:
@@ -431,30 +433,30 @@ def main(count: int, seed: int) -> None:
     os.chdir(tempfile.mkdtemp(prefix="mutations-"))
     formats = list(make())
     for number, kind in enumerate(formats):
-        draw = random.Random(f"{seed} {kind.name}")
-        figures = {"inputs": 0, "refused": 0, "faults": 0}
+        rng = random.Random(f"{seed} {kind.name}")
+        counts = {"inputs": 0, "refused": 0, "faults": 0}
         faults = []
         Path(kind.path).parent.mkdir(exist_ok=True)
-        if kind.path.startswith(("archives/", "images/")):  # their folders hold one file
+        if kind.path.startswith(("archives/", "images/")):  # their readers expect one file in the folder
             for other in Path(kind.path).parent.iterdir():
                 other.unlink()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in range(count // len(formats) + (number < count % len(formats))):
-            damaged = damage(kind.content, kind.tokens, draw)
+            damaged = damage(kind.content, kind.tokens, rng)
             faulthandler.dump_traceback_later(SECONDS, exit=True)
             outcome = attempt(kind, damaged)
             faulthandler.cancel_dump_traceback_later()
-            figures["inputs"] += 1
-            figures["refused"] += outcome == "refused"
+            counts["inputs"] += 1
+            counts["refused"] += outcome == "refused"
             if outcome not in ("refused", "correct"):
-                figures["faults"] += 1
+                counts["faults"] += 1
                 faults.append({"fault": outcome, "input": repr(damaged[:2000])})
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-        if grown > BYTES:
-            figures["faults"] += 1
-            faults.append({"fault": f"memory grew by {grown:,} bytes", "input": ""})
+        growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        if growth > BYTES:
+            counts["faults"] += 1
+            faults.append({"fault": f"memory grew by {growth:,} bytes", "input": ""})
         Path(kind.path).write_bytes(kind.wrap(kind.content))
-        results[kind.name] = {**figures, "first": faults[:3]}
+        results[kind.name] = {**counts, "first": faults[:3]}
     print(json.dumps(results))
     shutil.rmtree(os.getcwd())
 
