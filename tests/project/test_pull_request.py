@@ -42,9 +42,7 @@ def test_the_workflows_have_no_more_permissions_than_they_need() -> None:
     assert commenting["permissions"] == {}
     assert commenting["jobs"]["comment"]["permissions"] == {"actions": "read", "pull-requests": "write"}
     used = [step.get("uses", "") for step in commenting["jobs"]["comment"]["steps"]]
-    assert not any("checkout" in action for action in used), (
-        "a workflow that can write must not run code from a pull request"
-    )
+    assert not any("checkout" in action for action in used), "expected no access to the code of the pull request"
     assert commenting["on"]["workflow_run"]["workflows"] == [checking["name"]]
 
 
@@ -70,12 +68,7 @@ def test_a_revision_name_is_never_executed(tmp_path: Path, command: str) -> None
         (tmp_path / name).write_text('#!/bin/sh\nfor last; do :; done; printf "%s" "$last"\n')
         (tmp_path / name).chmod(0o755)
     (tmp_path / "experiments").mkdir()
-    for name in (
-        "requirements.lock",
-        "experiments/plots.py",
-        "installed",
-        "template",
-    ):  # in this order, so that make rebuilds nothing
+    for name in ("requirements.lock", "experiments/plots.py", "installed", "template"):  # targets newer than sources
         (tmp_path / name).touch()
     options = ("--silent", f"--file={ROOT}/Makefile", "INSTALLED=installed", "TEMPLATE=template", f"BIN={tmp_path}")
     before = sorted(tmp_path.iterdir())

@@ -39,11 +39,9 @@ def test_standardized_targets_convert_back_to_the_original_units() -> None:
     assert standardized.dtype == torch.float32
     assert standardized.abs().max() < 5
     torch.testing.assert_close(tasks.in_original_units(standardized.double(), DATA), targets, rtol=1e-6, atol=0)
-    large_offset = DATA.model_copy(update={"quantities": [Quantity(name="year", mean=1e9, std=1e-3)]})
+    offset = DATA.model_copy(update={"quantities": [Quantity(name="year", mean=1e9, std=1e-3)]})
     years = torch.tensor([[1e9 + 1e-3], [1e9 - 2e-3]], dtype=torch.float64)
-    torch.testing.assert_close(
-        tasks.loss_targets(years, large_offset), torch.tensor([[1.0], [-2.0]]), rtol=1e-3, atol=0
-    )
+    torch.testing.assert_close(tasks.loss_targets(years, offset), torch.tensor([[1.0], [-2.0]]), rtol=1e-3, atol=0)
 
 
 def test_the_training_score_is_r2_averaged_over_quantities() -> None:
@@ -59,9 +57,7 @@ def test_the_training_score_is_r2_averaged_over_quantities() -> None:
 def test_metrics_match_values_computed_by_hand() -> None:
     scores = metrics.regression(np.array([1.0, 2.0, 3.0, 6.0]), np.array([1.0, 3.0, 3.0, 3.0]))
     assert scores == pytest.approx({"mae": 1.0, "rmse": np.sqrt(10 / 4), "r2": 1 - 10 / 14})
-    assert metrics.regression(np.full(20, 0.1), np.full(20, 0.3))["r2"] == 0.0, (
-        "a variance of rounding errors counts as 0"
-    )
+    assert metrics.regression(np.full(20, 0.1), np.full(20, 0.3))["r2"] == 0.0, "rounding is not variance"
     constant = torch.full((20, 1), 0.1, dtype=torch.float64)
     assert tasks.score(tasks.sums(constant + 0.2, constant), constant) == 0.0
     assert metrics.regression(np.ones(3), np.ones(3)) == {"mae": 0.0, "rmse": 0.0, "r2": 0.0}
@@ -74,9 +70,7 @@ def test_histogram_bins_have_round_edges(scale: float) -> None:
     assert sum(count for _, _, count in bins) == 5000
     assert 10 < len(bins) <= 30
     for low, high, count in bins:
-        assert abs(((values >= low) & (values < high)).sum() - count) <= 1, (
-            "at most one value per bin may cross an edge by rounding"
-        )
+        assert abs(((values >= low) & (values < high)).sum() - count) <= 1, "rounding may move one value across an edge"
     assert metrics.histogram(np.zeros(7), 30)[0][2] == 7
     assert metrics.histogram(np.array([1e25]), 30)[0][2] == 1
 
