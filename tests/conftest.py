@@ -58,7 +58,7 @@ def environment() -> dict[str, str]:
 
 @dataclass
 class Running:
-    """A running command in its own process group, with its output in a file."""
+    """A running command in a separate process group, with output to a file."""
 
     process: subprocess.Popen[bytes]
     output: Path

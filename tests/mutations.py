@@ -437,7 +437,7 @@ def main(count: int, seed: int) -> None:
         counts = {"inputs": 0, "refused": 0, "faults": 0}
         faults = []
         Path(kind.path).parent.mkdir(exist_ok=True)
-        if kind.path.startswith(("archives/", "images/")):  # their readers expect one file in the folder
+        if kind.path.startswith(("archives/", "images/")):  # the reader expects one file in the folder
             for other in Path(kind.path).parent.iterdir():
                 other.unlink()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -145,7 +145,7 @@ def test_params_match_the_fields_of_the_stage_and_each_is_read(stage: str) -> No
 
 
 def test_parameters_are_read_only_through_load() -> None:
-    """Only core/parameters.py reads params.yaml; stages call `load(Parameters)`, which returns their declared keys."""
+    """Only core/parameters.py reads params.yaml; stages call `load(Parameters)`, which returns the declared keys."""
     for name in MODULES:
         if name == "stages/lib/core/parameters.py":
             continue
