@@ -1,4 +1,4 @@
-"""The browser of the tests: headless Chromium or Chrome."""
+"""Headless Chromium or Chrome for the tests."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from tests.conftest import BROWSER, DRIVER
 
 
 def chromium(profile: Path) -> Chrome:
-    """Start a browser that connects to the loopback only, with an empty folder as its profile. The caller quits it."""
+    """Start a browser that reaches only the loopback, with its profile in an empty folder. The caller quits it."""
     options = ChromeOptions()
-    assert BROWSER, "no Chromium or Chrome"
-    assert DRIVER, "no chromedriver"
+    assert BROWSER, "Chromium or Chrome is not installed"
+    assert DRIVER, "chromedriver is not installed"
     options.binary_location = BROWSER
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     switches = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"

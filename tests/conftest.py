@@ -1,8 +1,7 @@
-"""Copies of the project for the tests: real files, the real git, the real dvc.
+"""Shared fixtures: copies of the project with real files, the real git and the real dvc.
 
-A copy has the tracked code, and every parameter at its default. It has nothing else of the clone that the tests run in:
-no data, cache, DVC remote or results, and no changed value in `params.yaml`. So the tests pass whatever results and
-parameters are committed. Only tests marked `committed` look at those.
+A copy has the tracked code and every parameter at its default, but no data, cache, DVC remote or results. The tests
+therefore pass regardless of the committed results and parameters. Only tests marked `committed` read those.
 """
 
 import hashlib
@@ -30,20 +29,20 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGES = ["download", "normalize", "cache", "train", "evaluate"]  # after check
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 DRIVER = shutil.which("chromedriver")
-RUNTIME = ROOT / "demo/node_modules/onnxruntime-web"  # `make test` installs it, if there is npm
-STARTED: list[subprocess.Popen[bytes]] = []  # by the current test
-# Environment variables that the stages and commands read, and those that the Makefile reads.
+RUNTIME = ROOT / "demo/node_modules/onnxruntime-web"  # installed by `make test` if npm is available
+STARTED: list[subprocess.Popen[bytes]] = []  # processes that the current test started
+# Environment variables of the stages and commands, and variables of the Makefile.
 OURS = ("DATASET_MIRROR", "DEVICE", "LOADER_WORKERS", "PIPELINE_DEBUG", "TORCHRUN")
 MAKE_VARIABLES = ("BASE", "IMAGES", "INVERT", "JOBS", "NAME", "PART", "PLACE")
 
 
 def environment() -> dict[str, str]:
-    """The environment of a user: this Python first in PATH, a git identity, and no variable of this project or AWS."""
-    foreign = ("GIT_", "MAKE", "MFLAGS", "AWS_")
+    """A user's environment: this Python first in PATH, a git identity, no variables of this project, make or AWS."""
+    excluded = ("GIT_", "MAKE", "MFLAGS", "AWS_")
     variables = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(foreign) and name not in OURS + MAKE_VARIABLES
+        if not name.startswith(excluded) and name not in OURS + MAKE_VARIABLES
     }
     for role in ("AUTHOR", "COMMITTER"):
         for part in ("NAME", "EMAIL"):
@@ -59,21 +58,21 @@ def environment() -> dict[str, str]:
 
 @dataclass
 class Running:
-    """A running command in its own process group, with its output in a file."""
+    """A running command in a separate process group, with output to a file."""
 
     process: subprocess.Popen[bytes]
     output: Path
 
     def wait_for(self, text: str) -> None:
-        """Wait until the output contains the text."""
-        end = time.monotonic() + 120
+        """Wait up to two minutes until the output contains the text."""
+        deadline = time.monotonic() + 120
         while text not in self.output.read_text():
             assert self.process.poll() is None, f"ended without {text!r}:\n{self.output.read_text()}"
-            assert time.monotonic() < end, f"no {text!r} after two minutes:\n{self.output.read_text()}"
+            assert time.monotonic() < deadline, f"no {text!r} after two minutes:\n{self.output.read_text()}"
             time.sleep(0.005)
 
     def send(self, number: int) -> bool:
-        """Send a signal to the group, wait until all of it has ended, and return whether it was still running."""
+        """Signal the process group, wait until every process has ended, and return whether the command was running."""
         was_running = self.process.poll() is None
         try:
             os.killpg(self.process.pid, number)
@@ -93,7 +92,7 @@ class Project:
     root: Path
 
     def run(self, *command: str, fails: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the copy, which has to succeed, or to fail if `fails`."""
+        """Run a command in the copy; assert that it succeeds, or with `fails` that it fails."""
         done = subprocess.run(
             command, cwd=self.root, env=environment() | variables, capture_output=True, text=True, timeout=300
         )
@@ -101,7 +100,7 @@ class Project:
         return done
 
     def start(self, *command: str, **variables: str) -> Running:
-        """Start a command in the copy."""
+        """Start a command in the copy, in the background."""
         output = self.root.parent / f"{self.root.name}.output"
         with output.open("w") as file:
             process = subprocess.Popen(
@@ -124,13 +123,13 @@ class Project:
         return self.run("python", "-W", "error", "-m", f"commands.{name}", *arguments, fails=fails)
 
     def repro(self, *arguments: str) -> list[str]:
-        """Run `dvc repro` and return the stages that ran, without check, which runs whenever params.yaml changes."""
+        """Run `dvc repro` and return the stages that ran, without check, which any change of params.yaml reruns."""
         lines = self.run("dvc", "repro", *arguments).stdout.splitlines()
         stages = [line.split("'")[1] for line in lines if line.startswith("Running stage")]
         return [stage for stage in stages if stage != "check"]
 
     def edit(self, path: str, old: str, new: str) -> None:
-        """Replace a text that occurs exactly once in a file."""
+        """Replace text that occurs exactly once in a file."""
         file = self.root / path
         text = file.read_text()
         assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in {path}"
@@ -158,17 +157,17 @@ class Project:
         return Project(root)
 
 
-Count = Callable[[str, int], None]  # adds to a number in the summary of a run with --torture
+Count = Callable[[str, int], None]  # adds to a counter in the summary of --torture
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--torture", action="store_true", help="long tests, with many more interruptions and damaged files"
+        "--torture", action="store_true", help="run the long tests: many more interruptions and damaged files"
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test with `@pytest.mark.torture(quick=1, long=8)` once, or with --torture 8 times, numbered by `part`."""
+    """Repeat a test marked `torture(quick=1, long=8)`: once, or 8 times with --torture, numbered by `part`."""
     if mark := metafunc.definition.get_closest_marker("torture"):
         times = mark.kwargs["long" if metafunc.config.getoption("torture") else "quick"]
         metafunc.parametrize("part", range(times))
@@ -182,7 +181,7 @@ def torture(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def count(record_property: Callable[[str, object], None]) -> Count:
-    """A function that adds to a number in the summary."""
+    """A function that adds to a counter in the summary."""
     return record_property
 
 
@@ -199,11 +198,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Drop tests that need `--torture`, a GPU or a browser if there is none, and run those without the pipeline first.
+    """Drop tests whose requirement is missing (--torture, a GPU, a browser), and run tests of the pipeline last.
 
-    In CI tests in a browser are not dropped, but fail.
+    In CI, browser tests are kept and fail if the browser is missing.
     """
-    items[:] = [item for item in items if "NOTSET" not in item.name]  # pytest's name of a test to run 0 times
+    items[:] = [item for item in items if "NOTSET" not in item.name]  # pytest's id of a test with no parameters
     if not torch.cuda.is_available():
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
     if not (BROWSER and DRIVER and RUNTIME.exists()) and "CI" not in os.environ:
@@ -213,13 +212,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def outs(stage: str) -> list[str]:
     """The paths that a stage writes: its outs, metrics and plots in dvc.yaml."""
-    listed = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
-    entries = [entry for kind in ("outs", "metrics", "plots") for entry in listed.get(kind, [])]
+    definition = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
+    entries = [entry for kind in ("outs", "metrics", "plots") for entry in definition.get(kind, [])]
     return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
 
 
 def artifacts(project: Project) -> dict[str, str]:
-    """Path -> md5 of dvc.lock and every file below data/, models/ and reports/, also of temporary files."""
+    """Path -> md5 of dvc.lock and every file below data/, models/ and reports/, including temporary files."""
     files = [project.root / "dvc.lock"]
     for folder in ("data", "models", "reports"):
         files += (project.root / folder).rglob("*")
@@ -231,7 +230,7 @@ def artifacts(project: Project) -> dict[str, str]:
 
 
 def set_parameters(path: Path, **parameters: object) -> None:
-    """Change values in a params.yaml, each to one line, however many lines it had."""
+    """Change values in a params.yaml. The new value is one line, even if the old one had several."""
     lines = path.read_text().splitlines()
     for key, value in parameters.items():
         start = next(number for number, line in enumerate(lines) if line.startswith(f"{key}:"))
@@ -244,7 +243,7 @@ def set_parameters(path: Path, **parameters: object) -> None:
 
 @cache
 def default_parameters() -> str:
-    """The clone's params.yaml with every key at its default: unchanged if they are, otherwise as DVC writes it."""
+    """The clone's params.yaml with every value at its default; DVC writes it if any value differs."""
     properties = json.loads((ROOT / "params.schema.json").read_text())["properties"]
     defaults = {key: schema["default"] for key, schema in properties.items()}
     if load_yaml(ROOT / "params.yaml") == defaults:
@@ -259,17 +258,17 @@ def default_parameters() -> str:
 
 
 def tracked_files() -> list[str]:
-    """The tracked files of the clone that exist."""
+    """The tracked files that exist in the working tree."""
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [name for name in filter(None, listing.split("\0")) if (ROOT / name).is_file()]
 
 
 def checkout(root: Path, *, results: bool = False) -> Project:
-    """Make a git repository of one commit: this clone's code and default parameters, or everything if `results`."""
+    """Make a git repository with one commit: the code with default parameters, or all tracked files if `results`."""
     source = yaml.safe_load((ROOT / "params.yaml").read_text())["source"]
-    left_out = ("params.yaml", "dvc.lock", ".dvc/config", "reports/", "data/source/", f"{source}/")
+    excluded = ("params.yaml", "dvc.lock", ".dvc/config", "reports/", "data/source/", f"{source}/")
     for name in tracked_files():
-        if results or not (name.startswith(left_out) or name.endswith(".dvc")):
+        if results or not (name.startswith(excluded) or name.endswith(".dvc")):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name)
     if not results:
@@ -284,8 +283,8 @@ def checkout(root: Path, *, results: bool = False) -> Project:
 
 
 @pytest.fixture(autouse=True)
-def no_process_left() -> Iterator[None]:
-    """End the processes that a test has started, even if it fails."""
+def end_started_processes() -> Iterator[None]:
+    """Kill the processes that a test started, even if it failed."""
     yield
     while STARTED:
         with STARTED.pop() as process, suppress(ProcessLookupError):  # which waits for it, and closes its pipes
@@ -294,7 +293,7 @@ def no_process_left() -> Iterator[None]:
 
 @pytest.fixture
 def fresh(reproduced: Project, tmp_path: Path) -> Project:
-    """A fresh clone: results in git, but no data, no model, no cache."""
+    """A fresh clone: the results in git, without data, model or cache."""
     fresh = Project(tmp_path / "fresh")
     reproduced.run("git", "clone", "--quiet", ".", str(fresh.root))
     fresh.run("git", "remote", "remove", "origin")
@@ -303,7 +302,7 @@ def fresh(reproduced: Project, tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def first_repro(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, float]]:
-    """A project after its first `dvc repro`, committed, and the seconds of each stage, including DVC's work."""
+    """A project after its first `dvc repro`, committed, and the seconds per stage, including DVC's work."""
     project = checkout(tmp_path_factory.mktemp("session") / "reproduced")
     running = project.start("dvc", "repro")
     starts = []
@@ -324,13 +323,13 @@ def reproduced(first_repro: tuple[Project, dict[str, float]]) -> Project:
 
 @pytest.fixture(scope="session")
 def seconds(first_repro: tuple[Project, dict[str, float]]) -> dict[str, float]:
-    """How long each stage takes."""
+    """Seconds per stage, including DVC's work."""
     return first_repro[1]
 
 
 @pytest.fixture
 def project(reproduced: Project, tmp_path: Path) -> Project:
-    """A copy of a project in which everything is up to date, for one test."""
+    """A copy of the reproduced project for one test, with everything up to date."""
     return reproduced.copy(tmp_path / "project")
 
 
@@ -344,7 +343,7 @@ def shipped(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Pr
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with nothing but default parameters and their schema."""
+    """A working directory with only params.yaml at its defaults and params.schema.json."""
     (tmp_path / "params.yaml").write_text(default_parameters())
     shutil.copy2(ROOT / "params.schema.json", tmp_path / "params.schema.json")
     for name in OURS:

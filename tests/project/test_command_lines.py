@@ -1,4 +1,4 @@
-"""The command lines in experiments/: help, and errors in one line."""
+"""The command-line interfaces in experiments/: help texts and one-line errors."""
 
 import subprocess
 from pathlib import Path
@@ -11,18 +11,18 @@ COMMANDS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if "
 
 
 def run(folder: Path, command: str, *arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run a command of this working tree in another folder, which is empty."""
+    """Run a command of this working tree in an empty folder."""
     module = f"experiments.{command}"
     return Project(folder).run("python", "-W", "error", "-m", module, *arguments, fails=fails, PYTHONPATH=str(ROOT))
 
 
-def test_the_commands_are_listed() -> None:
+def test_the_commands_are_discovered() -> None:
     assert {"plots", "report", "rotated_digits", "sweep", "table", "verify"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_the_docstring(tmp_path: Path, command: str, option: str) -> None:
+def test_help_prints_the_module_docstring(tmp_path: Path, command: str, option: str) -> None:
     done = run(tmp_path, command, option)
     docstring = (ROOT / f"experiments/{command}.py").read_text().split('"""')[1]
     assert docstring.strip() in done.stdout
@@ -31,7 +31,7 @@ def test_help_is_the_docstring(tmp_path: Path, command: str, option: str) -> Non
 
 @pytest.mark.parametrize("arguments", [["--unknown"], ["one", "two"]])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_error_is_one_line(tmp_path: Path, command: str, arguments: list[str]) -> None:
+def test_a_usage_error_is_one_line(tmp_path: Path, command: str, arguments: list[str]) -> None:
     done = run(tmp_path, command, *arguments, fails=True)
     assert done.returncode == 1
     assert done.stdout == ""

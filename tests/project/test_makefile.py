@@ -1,4 +1,4 @@
-"""The targets of the Makefile, without running their commands."""
+"""Makefile targets, without running any recipe."""
 
 import re
 import subprocess
@@ -7,18 +7,18 @@ from tests.conftest import ROOT, environment
 
 
 def make(*arguments: str) -> str:
-    """Run make in the project's folder and return its output."""
+    """Run make in the project root and return its stdout."""
     return subprocess.run(
         ["make", *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
     ).stdout
 
 
-def test_help_lists_every_command() -> None:
+def test_help_lists_every_target() -> None:
     listed = re.findall(r"^  make (\w+)  +\S", make("help"), re.MULTILINE)
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert phony
     assert sorted(listed) == sorted(phony[1].split())
 
 
-def test_make_alone_runs_the_pipeline() -> None:
+def test_the_default_target_runs_the_pipeline() -> None:
     assert make("--dry-run").splitlines()[-1] == ".venv/bin/dvc repro"

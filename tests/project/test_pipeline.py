@@ -1,9 +1,10 @@
-"""The whole pipeline, with the real dvc in clones of the project: what reruns after which change."""
+"""The whole pipeline, with the real dvc in clones of the project: reruns, reproducibility, refusal of bad values."""
 
 import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,10 +12,10 @@ from dvc.utils.serialize import load_yaml
 
 from tests.conftest import ROOT, STAGES, Count, Project, artifacts, checkout, outs
 
-AFTER_TRAINING = ["train", "evaluate"]
+FROM_TRAIN_ON = ["train", "evaluate"]
 
 
-def hashes(project: Project) -> dict[str, object]:
+def hashes(project: Project) -> dict[str, list[dict[str, Any]]]:
     """Return the outs of every stage in dvc.lock."""
     lock = yaml.safe_load((project.root / "dvc.lock").read_text())
     return {name: stage["outs"] for name, stage in lock["stages"].items()}
@@ -27,7 +28,7 @@ def committed(tmp_path: Path) -> Project:
 
 
 @pytest.mark.committed
-def test_the_committed_lock_belongs_to_the_code_and_the_parameters() -> None:
+def test_the_committed_lock_matches_dvc_yaml_and_params_yaml() -> None:
     lock = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     parameters = load_yaml(ROOT / "params.yaml")
@@ -49,32 +50,34 @@ def test_a_fresh_clone_is_up_to_date_except_for_missing_data(committed: Project)
 
 
 @pytest.mark.committed
-def test_the_committed_reports_are_those_in_dvc_lock(committed: Project) -> None:
-    outs = [out for stage in hashes(committed).values() for out in stage if str(out["path"]).startswith("reports/")]  # type: ignore[attr-defined]
-    assert len(outs) == 8
-    for out in outs:
-        assert hashlib.md5((committed.root / out["path"]).read_bytes()).hexdigest() == out["md5"], out["path"]
+def test_the_committed_reports_match_dvc_lock(committed: Project) -> None:
+    reports = [out for stage in hashes(committed).values() for out in stage if out["path"].startswith("reports/")]
+    assert len(reports) == 8
+    for report in reports:
+        assert hashlib.md5((committed.root / report["path"]).read_bytes()).hexdigest() == report["md5"], report["path"]
 
 
 def test_a_second_repro_runs_nothing(project: Project) -> None:
     assert project.repro() == []
 
 
-SURROUNDINGS = [
+ENVIRONMENTS = [
     {"HOME": "elsewhere", "USER": "someone", "LOGNAME": "someone"},
     {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "tr_TR.UTF-8"},
     {"PYTHONHASHSEED": "0"},
     {"PYTHONHASHSEED": "1"},
     {"LOADER_WORKERS": "2"},
-    {},  # another folder alone
+    {},  # only the folder differs
 ]
-ALL_AT_ONCE = {name: value for variables in SURROUNDINGS for name, value in variables.items()}
+COMBINED = {name: value for variables in ENVIRONMENTS for name, value in variables.items()}
 
 
-@pytest.mark.torture(quick=1, long=1 + len(SURROUNDINGS))
-def test_equal_inputs_give_an_equal_dvc_lock(reproduced: Project, tmp_path: Path, part: int, count: Count) -> None:
-    """In another folder, as another user, with another home, time zone, locale, hash seed and number of workers."""
-    variables = dict([ALL_AT_ONCE, *SURROUNDINGS][part])
+@pytest.mark.torture(quick=1, long=1 + len(ENVIRONMENTS))
+def test_dvc_lock_does_not_depend_on_the_environment(
+    reproduced: Project, tmp_path: Path, part: int, count: Count
+) -> None:
+    """The folder, user, home, time zone, locale, hash seed and number of loader workers differ; the bits do not."""
+    variables = dict([COMBINED, *ENVIRONMENTS][part])
     if "HOME" in variables:
         variables["HOME"] = str(tmp_path / variables["HOME"])
         Path(variables["HOME"]).mkdir()
@@ -85,7 +88,9 @@ def test_equal_inputs_give_an_equal_dvc_lock(reproduced: Project, tmp_path: Path
 
 
 @pytest.mark.torture(quick=0, long=1)
-def test_a_warm_cache_gives_an_equal_dvc_lock(project: Project, reproduced: Project, part: int) -> None:
+def test_a_forced_repro_with_a_warm_cache_gives_the_same_dvc_lock(
+    project: Project, reproduced: Project, part: int
+) -> None:
     assert project.repro("--force") == STAGES
     assert artifacts(project) == artifacts(reproduced)
 
@@ -94,20 +99,22 @@ def test_a_warm_cache_gives_an_equal_dvc_lock(project: Project, reproduced: Proj
     ("parameters", "stages"),
     [
         ({"calibration_bins": 10}, ["evaluate"]),
-        ({"lr": 0.01, "batch_size": 128, "hidden": [64, 64], "seed": 1}, AFTER_TRAINING),
-        ({"storage_dtype": "float16"}, ["cache", *AFTER_TRAINING]),
-        ({"val_fraction": 0.15}, ["normalize", "cache", *AFTER_TRAINING]),
+        ({"lr": 0.01, "batch_size": 128, "hidden": [64, 64], "seed": 1}, FROM_TRAIN_ON),
+        ({"storage_dtype": "float16"}, ["cache", *FROM_TRAIN_ON]),
+        ({"val_fraction": 0.15}, ["normalize", "cache", *FROM_TRAIN_ON]),
     ],
     ids=str,
 )
-def test_what_a_change_reruns(project: Project, parameters: dict[str, object], stages: list[str]) -> None:
+def test_a_changed_parameter_reruns_only_the_stages_it_affects(
+    project: Project, parameters: dict[str, object], stages: list[str]
+) -> None:
     if "train" in stages:
         parameters["epochs"] = 1
     project.set(**parameters)
     assert project.repro() == stages
 
 
-def test_another_data_set_reruns_all_and_needs_one_line(project: Project) -> None:
+def test_a_new_data_set_is_one_table_entry_and_reruns_every_stage(project: Project) -> None:
     project.edit(
         "stages/lib/datasets/table.py",
         '    "fashion-mnist": ',
@@ -115,16 +122,16 @@ def test_another_data_set_reruns_all_and_needs_one_line(project: Project) -> Non
         '        "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d", (1, 28, 28), DIGITS),\n'
         '    "fashion-mnist": ',
     )
-    assert project.repro() == ["download", "normalize"], "the outputs are the same bytes"
+    assert project.repro() == ["download", "normalize"], "the table changed, the outputs did not"
     project.run("python", "-m", "commands.schema")
     project.set(dataset="again", epochs=1)
     assert project.repro() == STAGES
 
 
-def test_an_earlier_parameter_restores_the_earlier_result_from_the_cache(project: Project) -> None:
+def test_reverting_a_parameter_restores_the_results_from_the_cache(project: Project) -> None:
     before = hashes(project)
     project.set(epochs=1)
-    assert project.repro() == AFTER_TRAINING
+    assert project.repro() == FROM_TRAIN_ON
     assert hashes(project) != before
     project.run("git", "checkout", "params.yaml")
     assert project.repro() == []
@@ -144,21 +151,21 @@ def test_an_earlier_parameter_restores_the_earlier_result_from_the_cache(project
     ],
 )
 def test_a_refused_value_changes_no_output(project: Project, reproduced: Project, setting: str, message: str) -> None:
-    """DVC removes a stage's outputs before it runs the stage, so check runs before all of them."""
+    """DVC removes a stage's outputs before it runs the stage, so check runs before all other stages."""
     refused = project.run("dvc", "exp", "run", "-S", setting, fails=True)
     assert "Traceback" not in refused.stderr
     before = artifacts(reproduced)
     del before["data/checked"]
     assert message in refused.stderr
     assert project.run("dvc", "repro", fails=True).stderr.startswith(message)
-    left = artifacts(project)
-    assert {path: left[path] for path in before} == before
+    after = artifacts(project)
+    assert {path: after[path] for path in before} == before
     project.run("git", "checkout", "params.yaml")
     assert project.repro() == []
     assert artifacts(project) == artifacts(reproduced)
 
 
-def test_plots_show_every_picture(project: Project) -> None:
+def test_dvc_plots_show_contains_every_plot(project: Project) -> None:
     project.run("dvc", "plots", "show")
     page = (project.root / "dvc_plots/index.html").read_text()
     for title in (
@@ -176,9 +183,9 @@ def test_plots_show_every_picture(project: Project) -> None:
 
 
 def test_the_readme_draws_the_pipeline_in_order() -> None:
-    """The inputs and outputs of each stage in dvc.yaml, except code, parameters and stage check."""
-    picture = (ROOT / "README.md").read_text().split("```mermaid\n")[1].split("```")[0]
-    drawn = re.findall(r"(\w+) -- \"?(\w+)[^>]*--> (\w+)", picture)
+    """The diagram has the data inputs and outputs of each stage in dvc.yaml, except those of stage check."""
+    diagram = (ROOT / "README.md").read_text().split("```mermaid\n")[1].split("```")[0]
+    drawn = re.findall(r"(\w+) -- \"?(\w+)[^>]*--> (\w+)", diagram)
     assert list(dict.fromkeys(stage for _, stage, _ in drawn)) == STAGES
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     edges = set()

@@ -1,4 +1,4 @@
-"""The page of `make plots`, in a real browser without a network."""
+"""The page that `make plots` writes, in a real browser without network access."""
 
 import shutil
 import sys
@@ -14,12 +14,12 @@ from selenium.webdriver.support.wait import WebDriverWait
 from tests.browser import chromium
 from tests.conftest import ROOT, Project
 
-# Run by the worker that has reproduced a project for test_demo.py.
+# The same worker as test_demo.py, which has already reproduced a project.
 pytestmark = pytest.mark.xdist_group("shipped")
 
 PLOTS = """
 return Array.from(document.querySelectorAll("svg.marks"), (svg) => ({
-  title: Array.from(svg.querySelectorAll(".role-title-text text")).at(-1).textContent, // after those of its facets
+  title: Array.from(svg.querySelectorAll(".role-title-text text")).at(-1).textContent, // after the facets' titles
   text: svg.textContent,
   marks: svg.querySelectorAll("g[role=graphics-object] > :is(path, text)").length,
   width: svg.clientWidth,
@@ -34,13 +34,13 @@ return Array.from(document.querySelectorAll("[src], link[href]"), (element) => e
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Chrome]:
-    driver = chromium(tmp_path / "profile")
-    yield driver
-    driver.quit()
+    browser = chromium(tmp_path / "profile")
+    yield browser
+    browser.quit()
 
 
 def titles() -> list[str]:
-    """The titles of all plots in dvc.yaml except pictures."""
+    """The titles of all plots in dvc.yaml except images."""
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
     plots = [plot for stage in pipeline["stages"].values() for plot in stage.get("plots", [])] + pipeline["plots"]
     return sorted(settings["title"] for plot in plots for settings in plot.values() if "title" in settings)
@@ -51,20 +51,20 @@ def errors(browser: Chrome) -> list[str]:
     return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
-def opened(browser: Chrome, page: Path, plots: int) -> list[dict[str, Any]]:
-    """Open a page from the disk, wait for that many plots, and return them."""
+def open_page(browser: Chrome, page: Path, plots: int) -> list[dict[str, Any]]:
+    """Open a local page, wait for that many plots, and return them."""
     browser.get(page.as_uri())
     WebDriverWait(browser, 30).until(lambda _: len(browser.execute_script(PLOTS)) >= plots)
     return list(browser.execute_script(PLOTS))
 
 
 @pytest.mark.browser
-def test_every_plot_is_drawn_without_a_network(project: Project, browser: Chrome, tmp_path: Path) -> None:
+def test_every_plot_is_drawn_offline(project: Project, browser: Chrome, tmp_path: Path) -> None:
     (project.root / "installed").touch()
     make = ("make", "--silent", "INSTALLED=installed", f"BIN={Path(sys.executable).parent}", "plots")
     page = project.root / "dvc_plots/index.html"
 
-    # DVC's own page needs a network, which this browser does not have.
+    # DVC's default page loads scripts from the network, which this browser cannot reach.
     project.run("dvc", "plots", "show")
     browser.get(page.as_uri())
     assert any("ERR_NAME_NOT_RESOLVED" in message for message in errors(browser))
@@ -74,9 +74,9 @@ def test_every_plot_is_drawn_without_a_network(project: Project, browser: Chrome
     # The working tree.
     done = project.run(*make)
     assert (done.stdout, done.stderr) == (f"{page.as_uri()}\n", "")
-    moved = tmp_path / "moved"
-    shutil.copytree(page.parent, moved)
-    plots = opened(browser, moved / "index.html", len(titles()))
+    copied = tmp_path / "copied"
+    shutil.copytree(page.parent, copied)
+    plots = open_page(browser, copied / "index.html", len(titles()))
     assert sorted(plot["title"] for plot in plots) == titles()
     for plot in plots:
         assert plot["width"] > 100, plot
@@ -91,7 +91,7 @@ def test_every_plot_is_drawn_without_a_network(project: Project, browser: Chrome
     project.repro()
     done = project.run(*make, "BASE=main")
     assert (done.stdout, done.stderr) == (f"{page.as_uri()}\n", "")
-    plots = opened(browser, page, len(titles()))
+    plots = open_page(browser, page, len(titles()))
     assert sorted(plot["title"] for plot in plots) == titles()
     for plot in plots:
         assert "workspace" in plot["text"], plot
@@ -99,28 +99,28 @@ def test_every_plot_is_drawn_without_a_network(project: Project, browser: Chrome
     assert len(browser.execute_script(IMAGES)) == 2
     assert errors(browser) == []
 
-    # DVC's own commands, after the template is configured.
-    compared = page.read_text()
+    # `dvc plots diff`, after the template is configured.
+    by_make = page.read_text()
     project.run("dvc", "config", "--local", "plots.html_template", "plots/offline.html")
     project.run("dvc", "plots", "diff", "main")
-    assert page.read_text() == compared
+    assert page.read_text() == by_make
     assert project.run("git", "status", "--porcelain", "--", ".dvc", "dvc_plots").stdout == ""
 
 
 @pytest.mark.browser
 def test_a_plot_without_rows_is_not_drawn(project: Project, browser: Chrome) -> None:
-    """Such as the recall by class of a regression."""
+    """For example the recall by class of a regression."""
     project.run("python", "-W", "error", "-m", "experiments.plots")
     classes = project.root / "reports/classes.csv"
     classes.write_text(classes.read_text().splitlines()[0] + "\n")
     project.run("dvc", "plots", "show", "--html-template", ".dvc/plots/offline.html")
-    plots = opened(browser, project.root / "dvc_plots/index.html", len(titles()) - 1)
+    plots = open_page(browser, project.root / "dvc_plots/index.html", len(titles()) - 1)
     assert len(plots) == len(titles()) - 1
     assert browser.execute_script("return document.getElementById('reports_classes_csv').offsetHeight") == 0
     assert errors(browser) == []
 
 
-def test_an_unknown_revision_is_an_error(project: Project) -> None:
+def test_an_unknown_revision_is_refused(project: Project) -> None:
     (project.root / "installed").touch()
     variables = ("INSTALLED=installed", f"BIN={Path(sys.executable).parent}", "BASE=--help")
     assert "unknown Git revision '--help'" in project.run("make", "plots", *variables, fails=True).stderr

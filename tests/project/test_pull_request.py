@@ -1,6 +1,6 @@
-"""The workflows in .github/: their commands, run on branches of a bare repository with several kinds of changes.
+"""The workflows in .github/: permissions, and the commands of each job, run on branches of a bare repository.
 
-The tests stand in for GitHub's checkout, artifacts and `gh`.
+The tests replace GitHub's checkout, artifacts and `gh`.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ VERIFIED = "verified: a run from nothing gives the same results, to the last bit
 
 
 def workflow(name: str) -> dict[str, Any]:
-    """Read a workflow. YAML 1.1 reads its key `on` as true."""
+    """Read a workflow. YAML 1.1 parses the key `on` as true."""
     values = yaml.safe_load((WORKFLOWS / f"{name}.yaml").read_text())
     return {"on": values.pop(True), **values}
 
@@ -34,16 +34,16 @@ def commands(name: str, job: str) -> list[str]:
 
 
 def test_the_workflows_have_no_more_permissions_than_they_need() -> None:
-    runs_proposals, writes = workflow("pull-request"), workflow("pull-request-comment")
-    assert list(runs_proposals["on"]) == ["pull_request"]
-    assert runs_proposals["permissions"] == {"contents": "read"}
-    assert not any("permissions" in job for job in runs_proposals["jobs"].values())
+    checking, commenting = workflow("pull-request"), workflow("pull-request-comment")
+    assert list(checking["on"]) == ["pull_request"]
+    assert checking["permissions"] == {"contents": "read"}
+    assert not any("permissions" in job for job in checking["jobs"].values())
     assert "{{ secrets" not in (WORKFLOWS / "pull-request.yaml").read_text()
-    assert writes["permissions"] == {}
-    assert writes["jobs"]["comment"]["permissions"] == {"actions": "read", "pull-requests": "write"}
-    used = [step.get("uses", "") for step in writes["jobs"]["comment"]["steps"]]
-    assert not any("checkout" in action for action in used), "it must not run the code of a pull request"
-    assert writes["on"]["workflow_run"]["workflows"] == [runs_proposals["name"]]
+    assert commenting["permissions"] == {}
+    assert commenting["jobs"]["comment"]["permissions"] == {"actions": "read", "pull-requests": "write"}
+    used = [step.get("uses", "") for step in commenting["jobs"]["comment"]["steps"]]
+    assert not any("checkout" in action for action in used), "expected no access to the code of the pull request"
+    assert commenting["on"]["workflow_run"]["workflows"] == [checking["name"]]
 
 
 def test_actions_are_pinned_and_steps_are_short() -> None:
@@ -56,19 +56,19 @@ def test_actions_are_pinned_and_steps_are_short() -> None:
                     assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", step["uses"])
                     continue
                 assert len(step["run"].splitlines()) == 1
-                assert "${{" not in step["run"], "the name of a branch must not become a command"
+                assert "${{" not in step["run"], "an expression could inject a branch name into the command"
                 if step["run"].startswith("make "):
                     assert step["run"].removeprefix("make ") in targets
 
 
 @pytest.mark.parametrize("command", ["report", "plots"])
-def test_the_name_of_a_revision_is_not_run(tmp_path: Path, command: str) -> None:
-    """Neither by make nor by its shell, from the environment or the command line."""
-    for name in ("python", "dvc"):  # print their last argument
+def test_a_revision_name_is_never_executed(tmp_path: Path, command: str) -> None:
+    """Neither make nor the shell expands BASE, whether from the environment or from the command line."""
+    for name in ("python", "dvc"):  # stubs that print the last argument
         (tmp_path / name).write_text('#!/bin/sh\nfor last; do :; done; printf "%s" "$last"\n')
         (tmp_path / name).chmod(0o755)
     (tmp_path / "experiments").mkdir()
-    for name in ("requirements.lock", "experiments/plots.py", "installed", "template"):  # oldest first
+    for name in ("requirements.lock", "experiments/plots.py", "installed", "template"):  # targets newer than sources
         (tmp_path / name).touch()
     options = ("--silent", f"--file={ROOT}/Makefile", "INSTALLED=installed", "TEMPLATE=template", f"BIN={tmp_path}")
     before = sorted(tmp_path.iterdir())
@@ -86,19 +86,19 @@ def test_the_name_of_a_revision_is_not_run(tmp_path: Path, command: str) -> None
             assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_checks_are_lint_and_tests() -> None:
+def test_the_checks_job_runs_make_check_and_make_test() -> None:
     assert commands("pull-request", "checks") == ["make check", "make test"]
 
 
-class Proposal:
-    """A branch of a bare repository, checked out and run as in the job `results`, until a step fails."""
+class PullRequest:
+    """A checkout of a pushed branch, on which the steps of the job `results` have run until one failed."""
 
     def __init__(self, origin: Path, branch: str, root: Path) -> None:
         self.project = Project(root)
         subprocess.run(["git", "clone", "--quiet", "--branch", branch, origin, root], check=True, env=environment())
         (root / ".venv").symlink_to(sys.prefix)
         self.installed = root.parent / "installed"
-        self.installed.touch()  # newer than the lock, so `make` has nothing to install
+        self.installed.touch()  # newer than requirements.lock, so make installs nothing
         self.summary = root.parent / f"{branch}.summary.md"
         self.printed = ""
         self.failed: str | None = None
@@ -134,34 +134,34 @@ class Proposal:
 
 @pytest.fixture
 def propose(project: Project, tmp_path: Path) -> Any:
-    """Commit the working tree to a new branch, push it to a bare repository, and run the workflow on it."""
+    """A function that commits the working tree to a new branch, pushes it, and runs the workflow on it."""
     origin = tmp_path / "origin.git"
     project.run("git", "init", "--quiet", "--bare", "--initial-branch=main", str(origin))
     project.run("git", "push", "--quiet", str(origin), "main")
 
-    def on_branch(branch: str) -> Proposal:
+    def open_pull_request(branch: str) -> PullRequest:
         project.run("git", "switch", "--quiet", "--create", branch)
         project.commit(branch)
         project.run("git", "push", "--quiet", str(origin), branch)
-        return Proposal(origin, branch, tmp_path / branch)
+        return PullRequest(origin, branch, tmp_path / branch)
 
-    return on_branch
+    return open_pull_request
 
 
-def test_a_changed_learning_rate(project: Project, propose: Any) -> None:
+def test_a_changed_learning_rate_is_reported_and_verified(project: Project, propose: Any) -> None:
     project.command("card")
     project.set(lr=0.003)
     project.repro()
-    proposal = propose("better-lr")
-    assert proposal.failed is None, proposal.printed
-    assert "| `lr` | `0.001` | `0.003` | train, evaluate |" in proposal.report
-    assert "Out of date" not in proposal.report
-    assert "`reports/model_card.md` describes other results" in proposal.report
-    assert VERIFIED in proposal.printed
-    assert proposal.printed.endswith("reports/model_card.md describes other results; `make card` updates it\n")
+    pull_request = propose("better-lr")
+    assert pull_request.failed is None, pull_request.printed
+    assert "| `lr` | `0.001` | `0.003` | train, evaluate |" in pull_request.report
+    assert "Out of date" not in pull_request.report
+    assert "`reports/model_card.md` describes other results" in pull_request.report
+    assert VERIFIED in pull_request.printed
+    assert pull_request.printed.endswith("reports/model_card.md describes other results; `make card` updates it\n")
 
 
-def regression_on_a_table(project: Project) -> None:
+def regression_from_a_table(project: Project) -> None:
     """Train a regression on the images of a table."""
     (project.root / "lamps").mkdir()
     rows = ["path,target"]
@@ -177,7 +177,7 @@ def regression_on_a_table(project: Project) -> None:
 
 
 def images_in_folders(project: Project) -> None:
-    """Train another network on images in folders, under `dvc add`."""
+    """Train a cnn on a folder of images tracked with `dvc add`."""
     album(project.root / "photos")
     project.run("dvc", "add", "photos")
     project.run("git", "add", ".gitignore", "photos.dvc")
@@ -185,53 +185,53 @@ def images_in_folders(project: Project) -> None:
     project.run("dvc", "exp", "run", *(part for setting in settings for part in ("-S", setting)), "-S", "epochs=1")
 
 
-def another_learning_rate(project: Project) -> None:
+def changed_numbers(project: Project) -> None:
     """Change numbers with `dvc exp run -S`."""
     project.run("dvc", "exp", "run", "-S", "lr=0.002", "-S", "augmentation.shift=1", "-S", "epochs=1")
 
 
 @pytest.mark.torture(quick=1, long=3)
 def test_the_checks_pass_for_any_valid_parameters(project: Project, propose: Any, part: int, torture: bool) -> None:
-    """All steps of the workflow in `make torture`; in `make test` only those tests that are marked `committed`."""
-    change = [regression_on_a_table, images_in_folders, another_learning_rate][part]
+    """`make torture` runs all steps of the workflow, `make test` only the tests marked `committed`."""
+    change = [regression_from_a_table, images_in_folders, changed_numbers][part]
     project.run("dvc", "remote", "add", "--default", "storage", "../storage")
     change(project)
     project.run("dvc", "push")
-    proposal = propose(change.__name__)
-    assert proposal.failed is None, proposal.printed
-    proposal.project.run("cp", "-r", str(project.root / ".dvc/cache"), ".dvc/cache")
+    pull_request = propose(change.__name__)
+    assert pull_request.failed is None, pull_request.printed
+    pull_request.project.run("cp", "-r", str(project.root / ".dvc/cache"), ".dvc/cache")
     checks = ["pytest -m committed", "make check"]
     if torture:
         checks = commands("pull-request", "checks")
-    proposal.run(checks)
-    assert proposal.failed is None, proposal.printed
-    assert "Out of date" not in proposal.report
-    assert VERIFIED in proposal.printed
+    pull_request.run(checks)
+    assert pull_request.failed is None, pull_request.printed
+    assert "Out of date" not in pull_request.report
+    assert VERIFIED in pull_request.printed
 
 
-def test_an_unchanged_pipeline(project: Project, propose: Any) -> None:
-    (project.root / "README.md").write_text("# Another one\n")
-    proposal = propose("readme")
-    assert proposal.failed is None, proposal.printed
-    assert "No parameter changed." in proposal.report
-    assert "inputs or outputs changed: none." in proposal.report
-    assert proposal.printed.rstrip().endswith(VERIFIED)
+def test_a_change_outside_the_pipeline_is_verified(project: Project, propose: Any) -> None:
+    (project.root / "README.md").write_text("# Changed\n")
+    pull_request = propose("readme")
+    assert pull_request.failed is None, pull_request.printed
+    assert "No parameter changed." in pull_request.report
+    assert "inputs or outputs changed: none." in pull_request.report
+    assert pull_request.printed.rstrip().endswith(VERIFIED)
 
 
 def test_outdated_results_are_refused(project: Project, propose: Any) -> None:
     project.set(lr=0.003)
-    proposal = propose("forgotten")
-    assert proposal.failed == "make verify"
-    assert "> **Out of date:** these results were measured before the last change of train: lr." in proposal.report
+    pull_request = propose("outdated")
+    assert pull_request.failed == "make verify"
+    assert "> **Out of date:** these results were measured before the last change of train: lr." in pull_request.report
     assert (
         "verify: error: dvc.lock and reports/ are out of date, changed since: train: lr; "
         "run `make repro`, then commit dvc.lock and reports/ together with the change"
-    ) in proposal.printed
-    assert "Running stage" not in proposal.printed, "seen without running anything"
+    ) in pull_request.printed
+    assert "Running stage" not in pull_request.printed, "expected to fail before running any stage"
 
 
 def test_forged_results_are_refused(project: Project, propose: Any) -> None:
-    """A better accuracy in reports/metrics.json, and its md5 in dvc.lock."""
+    """reports/metrics.json claims a higher accuracy, and dvc.lock has the matching md5."""
     path, lock = project.root / "reports/metrics.json", project.root / "dvc.lock"
     text = path.read_text()
     path.write_text(text.replace('"accuracy": 0.9', '"accuracy": 0.99'))
@@ -239,44 +239,44 @@ def test_forged_results_are_refused(project: Project, propose: Any) -> None:
     assert forged != text
     before, after = (hashlib.md5(content.encode()).hexdigest() for content in (text, forged))
     lock.write_text(lock.read_text().replace(before, after).replace(f"size: {len(text)}\n", f"size: {len(forged)}\n"))
-    proposal = propose("forged")
-    assert proposal.failed == "make verify"
-    assert "verify: error: reports/ are inconsistent: reports/metrics.json accuracy is 0.99" in proposal.printed
-    assert "Running stage" not in proposal.printed, "seen without running anything"
+    pull_request = propose("forged")
+    assert pull_request.failed == "make verify"
+    assert "verify: error: reports/ are inconsistent: reports/metrics.json accuracy is 0.99" in pull_request.printed
+    assert "Running stage" not in pull_request.printed, "expected to fail before running any stage"
 
 
-def test_results_of_another_kind_of_processor(project: Project, propose: Any) -> None:
-    """At this learning rate, rounding changes the accuracy by percentage points, and `make verify` accepts that."""
+def test_results_from_a_different_processor_are_verified_within_rounding(project: Project, propose: Any) -> None:
+    """At this learning rate, rounding changes the accuracy by percentage points, which `make verify` accepts."""
     project.set(lr=0.01, epochs=2)
     project.run("dvc", "repro", ATEN_CPU_CAPABILITY="default")
-    proposal = propose("other-processor")
-    assert proposal.failed is None, proposal.printed
-    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":  # the only way to round here
-        assert VERIFIED in proposal.printed
+    pull_request = propose("other-processor")
+    assert pull_request.failed is None, pull_request.printed
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":  # this processor rounds the same way
+        assert VERIFIED in pull_request.printed
         return
-    assert "> **Different processors:** the results of `main` are from " in proposal.report
+    assert "> **Different processors:** the results of `main` are from " in pull_request.report
     assert (
         "verified: not to the last bit, but no metric differs by more than rounding explains: accuracy 0."
-        in proposal.printed
+        in pull_request.printed
     )
 
 
-def test_an_invalid_parameter(project: Project, propose: Any) -> None:
+def test_an_invalid_parameter_is_refused(project: Project, propose: Any) -> None:
     project.set(lr=-1)
-    proposal = propose("invalid")
-    assert proposal.failed == "make verify"
-    assert "verify: error: params.yaml: lr: found -1, expected a number above 0" in proposal.printed
-    assert "Traceback" not in proposal.printed
+    pull_request = propose("invalid")
+    assert pull_request.failed == "make verify"
+    assert "verify: error: params.yaml: lr: found -1, expected a number above 0" in pull_request.printed
+    assert "Traceback" not in pull_request.printed
 
 
-def test_the_comment_is_the_report(tmp_path: Path) -> None:
-    """`gh` gets the branch as one argument, whatever its name, and the report as a file."""
+def test_the_report_is_posted_as_a_comment(tmp_path: Path) -> None:
+    """`gh` receives any branch name as one argument, and the report as a file."""
     (command,) = commands("pull-request-comment", "comment")
     gh = tmp_path / "gh"
-    gh.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > called\n')
+    gh.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > arguments\n')
     gh.chmod(gh.stat().st_mode | stat.S_IXUSR)
-    variables = {"PULL_REQUEST": "somebody:a $(touch injected) branch", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    variables = {"PULL_REQUEST": "user:a $(touch injected) branch", "PATH": f"{tmp_path}:/usr/bin:/bin"}
     subprocess.run(["bash", "-e", "-c", command], cwd=tmp_path, env=variables, check=True)
     options = ["--body-file", "report.md", "--edit-last", "--create-if-none"]
-    assert (tmp_path / "called").read_text().splitlines() == ["pr", "comment", variables["PULL_REQUEST"], *options]
+    assert (tmp_path / "arguments").read_text().splitlines() == ["pr", "comment", variables["PULL_REQUEST"], *options]
     assert not (tmp_path / "injected").exists()

@@ -1,4 +1,4 @@
-"""Regression: quantities predicted from images, through the whole pipeline."""
+"""Regression, from standardized targets and metrics to the whole pipeline."""
 
 import json
 from pathlib import Path
@@ -27,58 +27,58 @@ DATA = DataDescription(
 
 
 def quantities(rows: int, seed: int = 0) -> torch.Tensor:
-    random = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     mean, std = torch.tensor([[40.0, 1.5e6], [10.0, 2e5]], dtype=torch.float64)
-    drawn: torch.Tensor = torch.randn(rows, 2, generator=random, dtype=torch.float64) * std + mean
-    return drawn
+    samples: torch.Tensor = torch.randn(rows, 2, generator=generator, dtype=torch.float64) * std + mean
+    return samples
 
 
-def test_units_come_back() -> None:
+def test_standardized_targets_convert_back_to_the_original_units() -> None:
     targets = quantities(100)
-    wanted = tasks.loss_targets(targets, DATA)
-    assert wanted.dtype == torch.float32
-    assert wanted.abs().max() < 5
-    torch.testing.assert_close(tasks.in_original_units(wanted.double(), DATA), targets, rtol=1e-6, atol=0)
-    far = DATA.model_copy(update={"quantities": [Quantity(name="year", mean=1e9, std=1e-3)]})
-    offset = torch.tensor([[1e9 + 1e-3], [1e9 - 2e-3]], dtype=torch.float64)
-    torch.testing.assert_close(tasks.loss_targets(offset, far), torch.tensor([[1.0], [-2.0]]), rtol=1e-3, atol=0)
+    standardized = tasks.loss_targets(targets, DATA)
+    assert standardized.dtype == torch.float32
+    assert standardized.abs().max() < 5
+    torch.testing.assert_close(tasks.in_original_units(standardized.double(), DATA), targets, rtol=1e-6, atol=0)
+    offset = DATA.model_copy(update={"quantities": [Quantity(name="year", mean=1e9, std=1e-3)]})
+    years = torch.tensor([[1e9 + 1e-3], [1e9 - 2e-3]], dtype=torch.float64)
+    torch.testing.assert_close(tasks.loss_targets(years, offset), torch.tensor([[1.0], [-2.0]]), rtol=1e-3, atol=0)
 
 
-def test_the_score_of_a_training_epoch_is_r2() -> None:
+def test_the_training_score_is_r2_averaged_over_quantities() -> None:
     raw = torch.randn(1000, 2, dtype=torch.float64)
     targets = ((raw - raw.mean(0)) / raw.std(0, correction=0)).float()
     outputs = targets + 0.3 * torch.randn(1000, 2)
-    batches = sum(tasks.score_sum(outputs[rows], targets[rows]) for rows in torch.arange(1000).split(64))
-    expected = np.mean([metrics.regression(targets[:, at].numpy(), outputs[:, at].numpy())["r2"] for at in (0, 1)])
-    assert batches / 1000 == pytest.approx(expected, rel=1e-5)
+    score_sum = sum(tasks.score_sum(outputs[rows], targets[rows]) for rows in torch.arange(1000).split(64))
+    expected = np.mean([metrics.regression(targets[:, i].numpy(), outputs[:, i].numpy())["r2"] for i in (0, 1)])
+    assert score_sum / 1000 == pytest.approx(expected, rel=1e-5)
     assert tasks.score(tasks.sums(outputs, targets), targets) == pytest.approx(expected, rel=1e-5)
 
 
-def test_metrics_by_hand() -> None:
-    by_hand = metrics.regression(np.array([1.0, 2.0, 3.0, 6.0]), np.array([1.0, 3.0, 3.0, 3.0]))
-    assert by_hand == pytest.approx({"mae": 1.0, "rmse": np.sqrt(10 / 4), "r2": 1 - 10 / 14})
-    assert metrics.regression(np.full(20, 0.1), np.full(20, 0.3))["r2"] == 0.0, "the variance is 0 but for rounding"
+def test_metrics_match_values_computed_by_hand() -> None:
+    scores = metrics.regression(np.array([1.0, 2.0, 3.0, 6.0]), np.array([1.0, 3.0, 3.0, 3.0]))
+    assert scores == pytest.approx({"mae": 1.0, "rmse": np.sqrt(10 / 4), "r2": 1 - 10 / 14})
+    assert metrics.regression(np.full(20, 0.1), np.full(20, 0.3))["r2"] == 0.0, "rounding is not variance"
     constant = torch.full((20, 1), 0.1, dtype=torch.float64)
     assert tasks.score(tasks.sums(constant + 0.2, constant), constant) == 0.0
     assert metrics.regression(np.ones(3), np.ones(3)) == {"mae": 0.0, "rmse": 0.0, "r2": 0.0}
 
 
 @pytest.mark.parametrize("scale", [1e-9, 0.7, 1.0, 3.0, 12345.0])
-def test_the_bins_of_a_histogram_have_round_ends(scale: float) -> None:
+def test_histogram_bins_have_round_edges(scale: float) -> None:
     values = np.random.default_rng(0).normal(size=5000) * scale
     bins = metrics.histogram(values, 30)
     assert sum(count for _, _, count in bins) == 5000
     assert 10 < len(bins) <= 30
     for low, high, count in bins:
-        assert abs(((values >= low) & (values < high)).sum() - count) <= 1, "rounding may move a value at an edge"
+        assert abs(((values >= low) & (values < high)).sum() - count) <= 1, "rounding may move one value across an edge"
     assert metrics.histogram(np.zeros(7), 30)[0][2] == 7
     assert metrics.histogram(np.array([1e25]), 30)[0][2] == 1
 
 
-def test_errors_are_in_the_quantities_units_and_the_worst_comes_first() -> None:
+def test_errors_are_in_original_units_and_the_largest_come_first() -> None:
     targets = quantities(200)
     outputs = tasks.loss_targets(targets, DATA).double()
-    outputs[17, 0] += 3.0  # thirty years
+    outputs[17, 0] += 3.0  # 30 years
     outputs[5, 1] -= 2.0
     files = [f"{row}.png" for row in range(1000, 1200)]
     split = tensors.Split(torch.empty(200, *DATA.shape), targets, torch.arange(200) + 1000, DATA, "", files)
@@ -89,7 +89,7 @@ def test_errors_are_in_the_quantities_units_and_the_worst_comes_first() -> None:
         np.mean([evaluation.metrics[name]["r2"] for name in ("age", "size")])
     )
     assert len(evaluation.mistakes) == 3
-    assert [(each.row, each.index, each.file) for each in evaluation.mistakes[:2]] == [
+    assert [(mistake.row, mistake.index, mistake.file) for mistake in evaluation.mistakes[:2]] == [
         (17, 1017, "1017.png"),
         (5, 1005, "1005.png"),
     ]
@@ -101,16 +101,16 @@ def test_errors_are_in_the_quantities_units_and_the_worst_comes_first() -> None:
         rows = table[table["quantity"] == name]
         np.testing.assert_allclose(rows["actual"], targets[:, column], rtol=1e-8)
         np.testing.assert_allclose(rows["predicted"] - rows["actual"], rows["residual"], rtol=1e-3, atol=1e-2)
-    of_age = pd.DataFrame(evaluation.errors)["error"].str.startswith("age ")
-    assert pd.DataFrame(evaluation.errors)["images"][of_age].sum() == 200
+    is_age = pd.DataFrame(evaluation.errors)["error"].str.startswith("age ")
+    assert pd.DataFrame(evaluation.errors)["images"][is_age].sum() == 200
     assert not any([*evaluation.classes.values(), *evaluation.calibration.values()])
 
 
-def test_equal_models_differ_significantly_in_one_of_twenty_comparisons() -> None:
-    random = np.random.default_rng(0)
-    significant = [paired_errors(*np.abs(random.normal(size=(2, 100)))).p_value < 0.05 for _ in range(100)]
+def test_paired_errors_calls_about_5_percent_of_equal_models_different() -> None:
+    rng = np.random.default_rng(0)
+    significant = [paired_errors(*np.abs(rng.normal(size=(2, 100)))).p_value < 0.05 for _ in range(100)]
     assert 1 <= sum(significant) <= 12
-    base = np.abs(random.normal(size=2000))
+    base = np.abs(rng.normal(size=2000))
     better = paired_errors(base, base * 0.9)
     assert better.difference == pytest.approx(-0.1 * base.mean())
     assert better.low < better.difference < better.high < 0
@@ -121,7 +121,7 @@ def test_equal_models_differ_significantly_in_one_of_twenty_comparisons() -> Non
 
 @pytest.fixture
 def brightness(project: Project) -> Project:
-    """A project with images and their brightness."""
+    """A project configured for regression on a table of images and brightness values."""
     folder = project.root / "lamps"
     folder.mkdir()
     rows = []
@@ -136,7 +136,7 @@ def brightness(project: Project) -> Project:
     return project
 
 
-def test_the_pipeline_from_a_table_to_the_report(brightness: Project) -> None:
+def test_the_pipeline_trains_and_reports_a_regression_from_a_table(brightness: Project) -> None:
     brightness.repro()
     reports = brightness.root / "reports"
     scores = json.loads((reports / "metrics.json").read_text())
@@ -166,7 +166,7 @@ def test_the_pipeline_from_a_table_to_the_report(brightness: Project) -> None:
     assert "### Confusion" not in text
 
 
-def test_the_example_of_the_documentation(reproduced: Project, tmp_path: Path) -> None:
+def test_rotated_digits_writes_the_table_of_the_documentation(reproduced: Project, tmp_path: Path) -> None:
     folder = tmp_path / "rotated"
     reproduced.run("python", "-m", "experiments.rotated_digits", str(folder))
     table = pd.read_csv(folder / "angles.csv")

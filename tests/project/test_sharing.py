@@ -1,4 +1,4 @@
-"""DVC remotes, a colleague's clone, and merges of two branches, with the real dvc and an S3 server."""
+"""DVC remotes, clones that pull from them, and merges of two branches, with the real dvc and an S3 server."""
 
 import json
 import re
@@ -19,17 +19,17 @@ def clone(project: Project, root: Path) -> Project:
 
 @pytest.fixture(params=["folder", "S3"])
 def remote(request: pytest.FixtureRequest, project: Project, tmp_path: Path) -> Iterator[list[list[str]]]:
-    """A remote configured as in docs/sharing.md, and the commands that give DVC its credentials."""
+    """Configure a remote as in docs/sharing.md, and return the commands that set its credentials."""
     if request.param == "folder":
         project.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "remote"))
-        project.commit("a remote")
+        project.commit("add a remote")
         yield []
         return
     server = project.start("moto_server", "-H", "127.0.0.1", "-p", "0")
     server.wait_for("Running on http://")
     match = re.search(r"http://127.0.0.1:\d+", server.output.read_text())
     assert match
-    credentials = {"access_key_id": "somebody", "secret_access_key": "secret"}
+    credentials = {"access_key_id": "user", "secret_access_key": "secret"}
     boto3.client(
         "s3",
         endpoint_url=match[0],
@@ -39,50 +39,50 @@ def remote(request: pytest.FixtureRequest, project: Project, tmp_path: Path) -> 
     ).create_bucket(Bucket="team")
     project.run("dvc", "remote", "add", "--default", "storage", "s3://team/lastbit")
     project.run("dvc", "remote", "modify", "storage", "endpointurl", match[0])
-    project.commit("a remote")
-    logins = [["dvc", "remote", "modify", "--local", "storage", key, value] for key, value in credentials.items()]
-    for command in logins:
+    project.commit("add a remote")
+    login_commands = [
+        ["dvc", "remote", "modify", "--local", "storage", key, value] for key, value in credentials.items()
+    ]
+    for command in login_commands:
         project.run(*command)
-    yield logins
+    yield login_commands
 
 
-def test_a_colleague_pulls_and_runs_nothing(
+def test_a_clone_that_pulls_is_up_to_date(
     project: Project, reproduced: Project, tmp_path: Path, remote: list[list[str]]
 ) -> None:
     project.run("dvc", "push")
-    project.commit("whatever is left to commit")
-    assert "secret" not in project.run("git", "grep", "-i", "secret", "--", ".dvc", fails=True).stdout
+    project.commit("results")
+    assert project.run("git", "grep", "-i", "secret", "--", ".dvc", fails=True).returncode == 1, "expected no match"
 
-    colleague = clone(project, tmp_path / "colleague")
+    other = clone(project, tmp_path / "other")
     if remote:
-        assert "Unable to locate credentials" in colleague.run("dvc", "pull", fails=True).stderr
+        assert "Unable to locate credentials" in other.run("dvc", "pull", fails=True).stderr
     for command in remote:
-        colleague.run(*command)
-    colleague.run("dvc", "pull")
-    assert colleague.repro() == []
-    assert artifacts(colleague) == artifacts(reproduced)
+        other.run(*command)
+    other.run("dvc", "pull")
+    assert other.repro() == []
+    assert artifacts(other) == artifacts(reproduced)
 
 
 @pytest.mark.parametrize("remote", ["folder"], indirect=True)
-def test_a_machine_that_runs_one_change_pulls_only_what_it_needs(
-    project: Project, tmp_path: Path, remote: list[list[str]]
-) -> None:
+def test_repro_pull_fetches_only_what_a_change_needs(project: Project, tmp_path: Path, remote: list[list[str]]) -> None:
     project.run("dvc", "push")
-    machine = clone(project, tmp_path / "machine")
-    assert machine.repro("--pull", "--allow-missing") == []
-    assert not (machine.root / ".dvc/cache/files").exists(), "everything is up to date, so nothing is pulled"
-    machine.set(epochs=1)
-    assert machine.repro("--pull", "--allow-missing") == ["train", "evaluate"]
-    assert not (machine.root / "data/normalized").exists()
-    fetched = {str(path.relative_to(machine.root)) for path in machine.root.glob("data/*/*/*.safetensors")}
+    other = clone(project, tmp_path / "other")
+    assert other.repro("--pull", "--allow-missing") == []
+    assert not (other.root / ".dvc/cache/files").exists(), "pulled although everything is up to date"
+    other.set(epochs=1)
+    assert other.repro("--pull", "--allow-missing") == ["train", "evaluate"]
+    assert not (other.root / "data/normalized").exists()
+    fetched = {str(path.relative_to(other.root)) for path in other.root.glob("data/*/*/*.safetensors")}
     assert fetched == {f"data/tensors/{split}/00000.safetensors" for split in ("train", "val", "test")}
 
 
 @pytest.mark.torture(quick=0, long=1)
-def test_two_branches_that_both_changed_a_number(project: Project, tmp_path: Path, part: int) -> None:
+def test_merging_two_branches_that_changed_different_parameters(project: Project, tmp_path: Path, part: int) -> None:
     """As in docs/pull_requests.md: merge, `make repro`, commit."""
     project.set(epochs=1)
-    project.commit("quick ones")
+    project.commit("one epoch")
     project.run("git", "switch", "--quiet", "--create", "proposal")
     project.set(batch_size=128)
     project.repro()

@@ -1,4 +1,4 @@
-"""Splits on disk: they are read as they were written, in files of limited size, and damaged ones are refused."""
+"""Splits on disk: lossless round trip, shards of limited size, and refusal of damaged files."""
 
 import hashlib
 import os
@@ -36,16 +36,16 @@ def write(folder: Path, images: np.ndarray = IMAGES, block: int = 7, files: list
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of ten images."""
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limit a shard to ten images."""
     monkeypatch.setattr(shards, "SHARD", 160)
 
 
 @pytest.mark.parametrize("block", [1, 7, 10, 33, 100])
-def test_round_trip(tmp_path: Path, small: None, block: int) -> None:
+def test_round_trip(tmp_path: Path, small_shards: None, block: int) -> None:
     split = shards.read(write(tmp_path / "train", block=block))
-    names = [*(f"0000{number}.safetensors" for number in range(10)), shards.SPLIT]
-    assert sorted(path.name for path in split.folder.iterdir()) == names
+    expected = [*(f"0000{number}.safetensors" for number in range(10)), shards.SPLIT]
+    assert sorted(path.name for path in split.folder.iterdir()) == expected
     assert len(split) == 100
     assert split.description == DESCRIPTION
     np.testing.assert_array_equal(split.labels("targets"), TARGETS)
@@ -54,14 +54,14 @@ def test_round_trip(tmp_path: Path, small: None, block: int) -> None:
         np.testing.assert_array_equal(split.images(first, last), IMAGES[first:last])
 
 
-def test_the_size_of_a_shard_is_limited(tmp_path: Path, small: None) -> None:
-    for dtype, number in ((np.uint8, 10), (np.float16, 20), (np.float32, 50)):
+def test_shards_have_a_limited_size(tmp_path: Path, small_shards: None) -> None:
+    for dtype, shard_count in ((np.uint8, 10), (np.float16, 20), (np.float32, 50)):
         folder = write(tmp_path / np.dtype(dtype).name, IMAGES.astype(dtype))
-        assert len(list(folder.glob("*.safetensors"))) == number
+        assert len(list(folder.glob("*.safetensors"))) == shard_count
         assert shards.read(folder).dtype == dtype
 
 
-def test_equal_rows_give_equal_bytes_for_any_block_size(tmp_path: Path, small: None) -> None:
+def test_shards_do_not_depend_on_the_block_size(tmp_path: Path, small_shards: None) -> None:
     folders = [write(tmp_path / str(block), block=block) for block in (1, 13, 100)]
     contents = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
     assert contents[0] == contents[1] == contents[2]
@@ -72,13 +72,15 @@ def write_normalized(folder: Path, files: list[str] | None = None) -> None:
         write(folder / cache.NORMALIZED / split, files=files if split == "test" else None)
 
 
-def flipped(content: bytes) -> bytes:
+def flip_bit(content: bytes) -> bytes:
     return content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
 
 
-@pytest.mark.parametrize("damage", [flipped, lambda content: content[:-3], lambda _: b"", lambda content: content * 2])
+@pytest.mark.parametrize("damage", [flip_bit, lambda content: content[:-3], lambda _: b"", lambda content: content * 2])
 @pytest.mark.parametrize("name", ["train/00000.safetensors", "val/00003.safetensors", "test/split.json"])
-def test_damaged_files_are_refused(folder: Path, small: None, name: str, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_files_are_refused(
+    folder: Path, small_shards: None, name: str, damage: Callable[[bytes], bytes]
+) -> None:
     write_normalized(folder)
     path = folder / cache.NORMALIZED / name
     path.write_bytes(damage(path.read_bytes()))
@@ -87,7 +89,7 @@ def test_damaged_files_are_refused(folder: Path, small: None, name: str, damage:
     assert not cache.TENSORS.exists()
 
 
-def test_missing_files_are_refused(folder: Path, small: None) -> None:
+def test_missing_files_are_refused(folder: Path, small_shards: None) -> None:
     write_normalized(folder)
     cache.main()
     (cache.TENSORS / "train/00004.safetensors").unlink()
@@ -97,7 +99,7 @@ def test_missing_files_are_refused(folder: Path, small: None) -> None:
         shards.read(Path("nowhere"))
 
 
-def test_a_flipped_bit_is_refused(tmp_path: Path) -> None:
+def test_a_flipped_bit_anywhere_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "train") / "00000.safetensors"
     content = path.read_bytes()
     for position in [*range(0, len(content), 97), len(content) - 1]:
@@ -107,8 +109,8 @@ def test_a_flipped_bit_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("files", [None, FILES])
-def test_cache_copies_shards_of_bytes_unchanged(folder: Path, small: None, files: list[str] | None) -> None:
-    """So DVC, which names files in its cache by their content, stores them once."""
+def test_cache_copies_uint8_shards_unchanged(folder: Path, small_shards: None, files: list[str] | None) -> None:
+    """DVC's cache is addressed by content, so it stores identical shards once."""
     write_normalized(folder, files)
     cache.main()
     for split in SPLITS:
@@ -117,7 +119,7 @@ def test_cache_copies_shards_of_bytes_unchanged(folder: Path, small: None, files
 
 
 @pytest.mark.parametrize("block", [1, 7, 100])
-def test_file_names_are_read_as_they_were_written(tmp_path: Path, small: None, block: int) -> None:
+def test_file_names_round_trip(tmp_path: Path, small_shards: None, block: int) -> None:
     split = shards.read(write(tmp_path / "test", block=block, files=FILES))
     assert split.files() == FILES
     np.testing.assert_array_equal(split.images(0, 100), IMAGES)
@@ -126,7 +128,7 @@ def test_file_names_are_read_as_they_were_written(tmp_path: Path, small: None, b
     }
 
 
-def test_a_split_without_file_names_has_no_tensors_for_them(tmp_path: Path) -> None:
+def test_a_split_without_file_names_stores_no_file_name_tensors(tmp_path: Path) -> None:
     folder = write(tmp_path / "test")
     assert set(load_file(folder / "00000.safetensors")) == {"images", "targets", "index"}
     assert shards.read(folder).files() is None
@@ -139,8 +141,8 @@ def test_a_file_name_that_is_not_utf_8_is_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_cache_keeps_file_names(folder: Path, small: None, dtype: str) -> None:
-    """Its shards hold other numbers of rows than those of normalize."""
+def test_cache_keeps_file_names(folder: Path, small_shards: None, dtype: str) -> None:
+    """Shards of floats hold fewer rows than those of normalize, so file names move between shards."""
     write_normalized(folder, FILES)
     params = Path("params.yaml")
     params.write_text(params.read_text().replace("storage_dtype: uint8", f"storage_dtype: {dtype}"))
@@ -151,40 +153,40 @@ def test_cache_keeps_file_names(folder: Path, small: None, dtype: str) -> None:
     assert shards.read(cache.TENSORS / "train").files() is None
 
 
-def changed(**tensors: np.ndarray | None) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
-    """Return a function that replaces tensors of a shard; None removes one."""
+def replace_tensors(**tensors: np.ndarray | None) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Return a function that replaces tensors of a shard; None removes a tensor."""
     return lambda stored: {name: array for name, array in (stored | tensors).items() if array is not None}
 
 
-TEN = np.arange(1, 11)
+ENDS = np.arange(1, 11)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        changed(files=None),
-        changed(file_ends=None),
-        changed(files=None, file_ends=None),
-        changed(files=np.zeros(10, np.int64), file_ends=TEN),
-        changed(files=np.zeros((2, 5), np.uint8), file_ends=TEN),
-        changed(files=np.zeros(9, np.uint8), file_ends=TEN),
-        changed(files=np.zeros(11, np.uint8), file_ends=TEN),
-        changed(files=np.zeros(10, np.uint8), file_ends=TEN[:9]),
-        changed(files=np.zeros(9, np.uint8), file_ends=TEN[:9]),
-        changed(files=np.zeros(10, np.uint8), file_ends=TEN.astype(np.int32)),
-        changed(files=np.zeros(10, np.uint8), file_ends=np.array([0, *TEN[1:]])),
-        changed(files=np.zeros(10, np.uint8), file_ends=np.array([1, 3, 2, *TEN[3:]])),
-        changed(files=np.zeros(10, np.uint8), file_ends=np.array([2**63 - 1, -(2**63), *TEN[2:]])),
-        changed(files=np.full(10, 0xFF, np.uint8), file_ends=TEN),
-        changed(files=np.frombuffer("é".encode() * 5, np.uint8), file_ends=TEN),
-        changed(files=np.zeros(0, np.uint8), file_ends=np.zeros(0, np.int64)),
-        changed(index=np.zeros(10, np.int32)),
-        changed(targets=np.zeros(10, np.float16)),
+        replace_tensors(files=None),
+        replace_tensors(file_ends=None),
+        replace_tensors(files=None, file_ends=None),
+        replace_tensors(files=np.zeros(10, np.int64), file_ends=ENDS),
+        replace_tensors(files=np.zeros((2, 5), np.uint8), file_ends=ENDS),
+        replace_tensors(files=np.zeros(9, np.uint8), file_ends=ENDS),
+        replace_tensors(files=np.zeros(11, np.uint8), file_ends=ENDS),
+        replace_tensors(files=np.zeros(10, np.uint8), file_ends=ENDS[:9]),
+        replace_tensors(files=np.zeros(9, np.uint8), file_ends=ENDS[:9]),
+        replace_tensors(files=np.zeros(10, np.uint8), file_ends=ENDS.astype(np.int32)),
+        replace_tensors(files=np.zeros(10, np.uint8), file_ends=np.array([0, *ENDS[1:]])),
+        replace_tensors(files=np.zeros(10, np.uint8), file_ends=np.array([1, 3, 2, *ENDS[3:]])),
+        replace_tensors(files=np.zeros(10, np.uint8), file_ends=np.array([2**63 - 1, -(2**63), *ENDS[2:]])),
+        replace_tensors(files=np.full(10, 0xFF, np.uint8), file_ends=ENDS),
+        replace_tensors(files=np.frombuffer("é".encode() * 5, np.uint8), file_ends=ENDS),
+        replace_tensors(files=np.zeros(0, np.uint8), file_ends=np.zeros(0, np.int64)),
+        replace_tensors(index=np.zeros(10, np.int32)),
+        replace_tensors(targets=np.zeros(10, np.float16)),
     ],
 )
 @pytest.mark.parametrize("shard", [0, 4])
-def test_an_invalid_shard_with_the_right_hash_is_refused(
-    tmp_path: Path, small: None, shard: int, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+def test_an_invalid_shard_with_a_valid_checksum_is_refused(
+    tmp_path: Path, small_shards: None, shard: int, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 ) -> None:
     folder = write(tmp_path / "test", files=FILES)
     path = folder / f"{shard:05}.safetensors"
@@ -192,6 +194,6 @@ def test_an_invalid_shard_with_the_right_hash_is_refused(
     fields = unseal((folder / shards.SPLIT).read_text())
     fields["shards"][shard]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     (folder / shards.SPLIT).write_text(seal(fields))
-    with pytest.raises(UserError, match=r"\.safetensors: missing or damaged \(.+\); `dvc repro") as refused:
+    with pytest.raises(UserError, match=r"\.safetensors: missing or damaged \(.+\); `dvc repro") as error:
         shards.read(folder)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
