@@ -35,7 +35,7 @@ def main() -> None:
         test = read_test_split(model)
         outputs = outputs_of(network.to(device), test, device, group)
         if group.rank:
-            list(outputs)
+            list(outputs)  # take part in the gather
             return
 
         # --- Evaluate ---

@@ -6,8 +6,8 @@ In:  the original files, in whatever format.
 Out: data/normalized/{train,val,test}/: images uint8 (N, C, H, W) of one geometry, targets, rows of the source, and for
      test the paths of the image files if there are any; with each split the description of the data: classes, and mean
      and standard deviation of the training pixels, of a regression also those of its targets.
-Each image is read once, a block of images at a time. A test split of the source itself stays the test split; otherwise
-`test_fraction` and `val_fraction` of each class are drawn.
+Each image is read once (with `drop_duplicates` twice), a block of images at a time. A test split of the source itself
+stays the test split; otherwise `test_fraction` and `val_fraction` of each class are drawn.
 """
 
 from stages.lib.core.process import run
@@ -138,7 +138,7 @@ def opened(raw: Raw, parameters: Parameters) -> Iterator[Contents]:
 
 
 def divide(parts: Mapping[str, Part], classes: Sequence[str], parameters: Parameters) -> dict[str, Part]:
-    """Return train, val and test: the source's own splits unchanged, and the missing ones drawn from the rest.
+    """Return train, val and test: the source's val and test unchanged, and the missing ones drawn from the rest.
 
     Each class is divided by itself; the images of a regression all together; groups stay whole.
     """

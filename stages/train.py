@@ -3,8 +3,8 @@
     python -m stages.train
 
 In:  the training and validation tensors; the test split is never opened.
-Out: models/model.safetensors and models/model.json, the weights of the epoch with the lowest val loss and what it takes
-     to use them; reports/train.csv, a row per epoch; reports/train.json, a summary.
+Out: models/model.safetensors and models/model.json, the weights of the epoch with the lowest val loss and their
+     description; reports/train.csv, a row per epoch; reports/train.json, a summary.
 A checkpoint is saved after every epoch, every minute, and when SIGINT or SIGTERM ends the training. The next run
 resumes from it and ends with the same bits as an uninterrupted run.
 """
@@ -44,7 +44,7 @@ SAVE_EVERY = 60.0  # seconds between two checkpoints within an epoch
 
 
 class Parameters(StageParameters):
-    """What train reads of params.yaml: every hyperparameter."""
+    """The keys of params.yaml that train reads: every hyperparameter."""
 
     model: str = Field(
         default="mlp",
@@ -53,7 +53,7 @@ class Parameters(StageParameters):
     )
     weights: dict[str, str] | None = Field(
         default=None,
-        description="file of weights to begin with, and its sha256; null: fresh ones",
+        description="initial weights: a file and its SHA-256; null: fresh ones",
         json_schema_extra={"anyOf": [{"type": "null"}, pretrained.WEIGHTS]},
     )
     hidden: list[int] = Field(
@@ -87,53 +87,61 @@ class Parameters(StageParameters):
     )
     loss_args: Annotated[dict[str, Any], AfterValidator(without(None))] = Field(
         default=dict.fromkeys(("weight", "label_smoothing", "margin", "p", "delta", "beta")),
-        description="options of the loss, by name; null: its own default",
+        description="options of the loss, by name; null: its default",
         json_schema_extra={"properties": losses.all_options(), "additionalProperties": False},
     )
     optimizer: str = Field(
-        default="Adam", description="class of torch.optim", json_schema_extra={"enum": [*optimizers.OPTIMIZERS]}
+        default="Adam",
+        description="class of torch.optim, or of stages/lib/training/optimizers.py",
+        json_schema_extra={"enum": [*optimizers.OPTIMIZERS]},
     )
-    lr: float = Field(default=0.001, gt=0, description="highest learning rate, per step")
+    lr: float = Field(default=0.001, gt=0, description="highest learning rate")
     weight_decay: float = Field(default=0.0, ge=0, description="weight decay, per step; 0 for none")
     momentum: float = Field(
         default=0.0, ge=0, lt=1, description="momentum, per step, for optimizers that take it; 0 for none"
     )
     optimizer_args: Annotated[dict[str, Any], AfterValidator(without(None))] = Field(
         default=dict.fromkeys(("betas", "eps", "amsgrad", "alpha", "centered", "dampening", "nesterov")),
-        description="options of the optimizer, by name; null: its own default",
+        description="options of the optimizer, by name; null: its default",
         json_schema_extra={"properties": optimizers.all_options(), "additionalProperties": False},
     )
     schedule: str = Field(
-        default="constant", description="course of the learning rate", json_schema_extra={"enum": [*SCHEDULES]}
+        default="constant", description="learning rate schedule", json_schema_extra={"enum": [*SCHEDULES]}
     )
     warmup: float | None = Field(
         default=None,
         ge=0,
         lt=1,
-        description="share of all steps in which the learning rate rises; null: the schedule's own",
+        description="share of all steps in which the learning rate rises; null: the schedule's default",
     )
     batch_size: int = Field(default=32, ge=1, le=10**9, description="images per step")
     memory: int = Field(
         default=256,
         ge=1,
         le=10**6,
-        description="MiB of training images to hold at a time; a larger split is shuffled in blocks",
+        description="MiB of a split's images to hold in memory; a larger training split is shuffled in blocks",
     )
     epochs: int = Field(default=10, ge=1, le=10**6, description="passes over the training split, at most")
     patience: int | None = Field(
-        default=5, ge=1, le=10**6, description="epochs without a lower val loss before it ends; null: never"
+        default=5,
+        ge=1,
+        le=10**6,
+        description="epochs without a lower val loss after which training stops early; null: never",
     )
     clip_norm: float | None = Field(
         default=None, gt=0, description="largest L2 norm of a step's gradient; null: no limit"
     )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of first weights, shuffling and dropout")
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="seed of initial weights, shuffling, dropout and augmentation"
+    )
     precision: str = Field(
         default="float32",
-        description="of the steps: float32, or bfloat16 where torch.autocast sees fit",
+        description="of the steps: float32, or bfloat16 by torch.autocast",
         json_schema_extra={"enum": ["float32", "bfloat16"]},
     )
     compile: bool = Field(
-        default=False, description="whether torch.compile prepares the network, up to a minute, for quicker steps"
+        default=False,
+        description="whether to compile the network with torch.compile: up to a minute first, then faster steps",
     )
     threads: int = Field(default=1, ge=1, le=1024, description="CPU threads; another number may change the last bits")
 
@@ -149,9 +157,11 @@ def main() -> None:
 def train(parameters: Parameters, device: torch.device, group: Group) -> None:
     """Train the model, as the only process or as one rank of a group that shares every batch."""
     if group.size > 1 and parameters.optimizer == "LBFGS":
-        raise UserError("params.yaml: optimizer: LBFGS trains in one process only: each rank would search by itself")
+        raise UserError(
+            "params.yaml: optimizer: LBFGS trains in one process only; unset TORCHRUN, or choose another optimizer"
+        )
 
-    # --- Data: what to learn from, in which batches ---
+    # --- Data: the splits and the training batches ---
     memory = parameters.memory * MEBIBYTE
     train, val = (with_loss_targets(tensors.read(path, memory), parameters.loss) for path in (TRAIN, VAL))
     data = train.description
@@ -171,8 +181,10 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
     compute.seed(torch.device("cpu"), derived_seed(parameters.seed, "weights", 0))
     try:
         network = model_file.build(architecture, data, group.batch).to(device)
-    except RuntimeError as error:  # all that torch raises for a failed allocation
-        raise UserError(f"params.yaml: hidden: this network does not fit into memory ({reason(error)})") from error
+    except RuntimeError as error:  # torch raises nothing more specific for a failed allocation
+        raise UserError(
+            f"params.yaml: hidden: this network does not fit into memory ({reason(error)}); choose a smaller one"
+        ) from error
     refuse_batch_of_one(network, len(train), parameters.batch_size)
     if parameters.weights:
         pretrained.load(network, Path(parameters.weights["file"]), parameters.weights["sha256"])
@@ -200,7 +212,7 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
     key = checkpoint.key(parameters.model_dump(), inputs, device)
     progress = checkpoint.resume(key, network, optimizer) if group.rank == 0 else checkpoint.Progress()
     progress, optimizer_state = group.broadcast((progress, optimizer.state_dict()))
-    if group.rank:  # the weights of the network come with average_gradients
+    if group.rank:  # DistributedDataParallel broadcasts the weights
         optimizer.load_state_dict(optimizer_state)
     if progress.epochs or progress.step:
         print(f"resuming after epoch {progress.epochs}, step {progress.step} of an interrupted run", flush=True)
@@ -233,7 +245,7 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
                 rows = len(targets)
                 mine = group.begin_batch(rows)
                 images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-                images, own_targets = augment(standardize(images), targets[mine])  # (B, C, H, W) float32
+                images, rank_targets = augment(standardize(images), targets[mine])  # (B, C, H, W) float32
                 group.seed_dropout(seed)
 
                 # --- Forward, loss, backward, step ---
@@ -243,11 +255,11 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
                         losses.for_rank(loss_function, targets, group),
                         optimizer,
                         images,
-                        own_targets,
+                        rank_targets,
                         parameters.clip_norm,
                     )
                     score = tasks.score_sum(outputs, targets[mine]) if group.counts(rows) else 0.0
-                    loss, score = group.total(loss / group.size, score)
+                    loss, score = group.total(loss / group.size, score)  # for_rank scaled it by the group size
                     progress.step += 1
                     progress.loss_sum += loss * rows
                     progress.score_sum += score
@@ -295,10 +307,10 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
     # --- Write the model of the best epoch, the curves and the summary ---
     recorded = parameters.model_dump()
     if parameters.weights:
-        recorded["weights"] = {"sha256": parameters.weights["sha256"]}  # the path is of this machine
-    images_of = {"train": len(train), "val": len(val)}
+        recorded["weights"] = {"sha256": parameters.weights["sha256"]}  # the path is specific to this machine
+    image_counts = {"train": len(train), "val": len(val)}
     model_file.save(
-        model_file.MODEL, progress.best_weights, architecture, data, images_of, recorded, parameters.threads
+        model_file.MODEL, progress.best_weights, architecture, data, image_counts, recorded, parameters.threads
     )
     write_table(CURVES, {name: [row[name] for row in progress.rows] for name in progress.rows[0]})
     best = {name.replace("score", score_name): value for name, value in progress.best.items() if name != "lr"}
@@ -325,7 +337,7 @@ def train_step(
 
     Args:
         network: in training mode.
-        loss_function: the mean over the rows.
+        loss_function: the mean over the rows, scaled for this rank by `losses.for_rank`.
         optimizer: of the network's weights.
         images: (B, C, H, W) float32, standardized and augmented.
         targets: (B,) class numbers or (B, classes) probabilities, or (B, quantities).
@@ -364,15 +376,20 @@ def validate(
         loss_sum += float(loss_function(outputs, targets)) * weight
         denominator += weight
         score_sums = score_sums + tasks.sums(outputs, targets)
-    loss = loss_sum / denominator if denominator else 0.0  # rank 0 alone has the outputs
+    loss = loss_sum / denominator if denominator else 0.0  # only rank 0 has the outputs
     return group.broadcast((loss, tasks.score(score_sums, val.targets)))
 
 
 def progress_bar(name: str, done: int, steps: int, group: Group) -> "tqdm[NoReturn]":
     """Show the steps of an epoch on a terminal, on rank 0."""
-    with defer_signals():  # one while tqdm makes a bar would print a traceback
+    with defer_signals():  # a signal in the constructor of tqdm prints a traceback
         return tqdm(
-            desc=name, initial=done, total=steps, unit=" steps", leave=False, disable=True if group.rank else None
+            desc=name,
+            initial=done,
+            total=steps,
+            unit=" steps",
+            leave=False,
+            disable=True if group.rank else None,  # None: unless stderr is a terminal
         )
 
 

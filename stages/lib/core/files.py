@@ -2,7 +2,7 @@
 
 New content is written under a temporary name in the same folder, flushed to disk, then renamed. Whatever interrupts
 that (an exception, a signal, a full disk, a power cut) leaves the previous content unchanged. The temporary name is
-always the same, so that the next run overwrites what a killed run left.
+always the same: the next run overwrites what a killed run left, and restores a folder that was being renamed.
 """
 
 import csv
@@ -86,7 +86,7 @@ def sha256_of(path: Path) -> str:
 
 
 def printable(path: Path | str) -> str:
-    """Return a path as one line of UTF-8, whatever its name contains."""
+    """Return a path as one printable line, whatever its name contains."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(path))
 
 
@@ -101,7 +101,7 @@ def _flush(path: Path) -> None:
 
 
 def write_table(path: Path, columns: Mapping[str, Iterable[object]], *, decimals: int | None = None) -> None:
-    """Write a CSV with a header, the same bytes on every platform.
+    """Write a CSV with a header, the same bytes on every platform. NaN becomes an empty cell.
 
     Args:
         path: of the file.

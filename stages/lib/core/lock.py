@@ -24,14 +24,14 @@ UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}  # a file system wi
 
 @contextmanager
 def exclusive(stage: str) -> Iterator[None]:
-    """Hold the lock of a stage until the block ends.
+    """Hold the lock of a stage until the block ends. On Windows there is no lock.
 
     The operating system releases the lock when the process ends, and data loader workers do not inherit it.
 
     Raises:
         UserError: another process holds it.
     """
-    starts_launcher = stage in DISTRIBUTED and LAUNCHER in os.environ and LAUNCHED not in os.environ
+    starts_launcher = stage in DISTRIBUTED and bool(os.environ.get(LAUNCHER)) and LAUNCHED not in os.environ
     if sys.platform == "win32" or starts_launcher or (LAUNCHED in os.environ and os.environ["RANK"] != "0"):
         yield  # rank 0 holds the lock for all ranks
         return

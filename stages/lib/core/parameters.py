@@ -21,7 +21,7 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 from stages.lib.core.errors import UserError, reason
 
 PARAMETERS = Path("params.yaml")
-DEEPEST = 50  # levels of nesting in a YAML file; the C parser crashes at some ten thousand
+MAX_DEPTH = 50  # levels of nesting in a YAML file; the C parser crashes at some ten thousand
 
 P = TypeVar("P", bound="StageParameters")
 
@@ -121,8 +121,8 @@ def _refuse_aliases(text: str) -> None:
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if isinstance(event, AliasEvent):
             raise MarkedYAMLError(problem="an alias; write its value out", problem_mark=event.start_mark)
-        if depth > DEEPEST:
-            raise MarkedYAMLError(problem=f"more than {DEEPEST} levels", problem_mark=event.start_mark)
+        if depth > MAX_DEPTH:
+            raise MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels", problem_mark=event.start_mark)
 
 
 class _Constructor(SafeConstructor):
@@ -156,7 +156,7 @@ def fits(value: Any, schema: Mapping[str, Any]) -> bool:
     if (
         ("anyOf" in schema and not any(fits(value, option) for option in schema["anyOf"]))
         or ("enum" in schema and value not in schema["enum"])
-        or (types and not any(_is_of(value, name) for name in ([types] if isinstance(types, str) else types)))
+        or (types and not any(_has_type(value, name) for name in ([types] if isinstance(types, str) else types)))
     ):
         return False
     if isinstance(value, list):
@@ -173,7 +173,7 @@ def fits(value: Any, schema: Mapping[str, Any]) -> bool:
     return True
 
 
-def _is_of(value: Any, name: str) -> bool:
+def _has_type(value: Any, name: str) -> bool:
     if isinstance(value, float) and name == "integer":
         return value.is_integer()
     return isinstance(value, _TYPES[name]) and (name == "boolean" or not isinstance(value, bool))

@@ -3,7 +3,7 @@
     success                 exit 0
     an error to fix         one line on stderr, exit 1 (`UserError`, or an error of the operating system)
     interrupted             exit 130 (SIGINT) or 143 (SIGTERM): never 0, which DVC would record as done
-    stdout is closed        exit 141 (SIGPIPE) without a message, as `head` leaves the programs before it in a pipe
+    stdout is closed        exit 141 (SIGPIPE) without a message, as when `head` closes the pipe
 
 A stage imports this module before any other: importing it installs the signal handlers, so that an interruption while
 torch loads ends the process the same way. `PIPELINE_DEBUG=1` in the environment shows the traceback of an error.
@@ -90,7 +90,7 @@ def defer_signals() -> Iterator[None]:
 def _output_closed() -> bool:
     """Whether stdout or stderr is a pipe without a reader: a broken pipe to another process is an error."""
     if sys.platform == "win32":
-        return False  # it reports a closed pipe as another error
+        return False  # Windows reports a closed pipe as another error
     watched = select.poll()
     for descriptor in (1, 2):
         watched.register(descriptor, 0)
@@ -115,7 +115,7 @@ def _command() -> str:
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     _received.append(number)
-    # os.write instead of print(), which may be running already; and the terminal may be gone.
+    # os.write, because print() is not reentrant; and the terminal may be gone.
     with suppress(OSError):
         os.write(2, f"{_command()}: interrupted\n".encode())
     if not _deferring:

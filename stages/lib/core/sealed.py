@@ -1,7 +1,7 @@
 """JSON with a checksum: its last field, `sha256`, is the hash of all the others.
 
 If those fields hold the hashes of other files, one small file verifies a whole folder. Every reader follows one rule:
-nothing is interpreted before its hash is verified.
+no value is used before its hash is verified.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def unseal(text: str | bytes) -> dict[str, Any]:
     try:
         fields = json.loads(text)
         if not isinstance(fields, dict) or fields.pop("sha256", None) != _digest(fields):
-            raise ValueError("changed since it was written: its sha256 is another one")
+            raise ValueError("changed since it was written: its sha256 does not match")
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     return fields

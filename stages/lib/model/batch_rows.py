@@ -1,13 +1,13 @@
 """The rows of a batch that one rank has, and random numbers that do not depend on the number of ranks."""
 
 from collections.abc import Callable
-from typing import Any
 
+import torch
 from torch import Tensor
 
 
 class BatchRows:
-    """Which rows of the current batch this process has. One process has them all; a group updates it at every step."""
+    """The rows of the current batch that this process computes: all, unless a group updates it at every step."""
 
     def __init__(self) -> None:
         self.mine: slice | None = None  # None: all rows
@@ -17,7 +17,7 @@ class BatchRows:
         """Set the rows of the next step: `mine` of `total`."""
         self.mine, self.total = mine, total
 
-    def draw(self, function: Callable[..., Tensor], rows: int, *size: int, device: Any) -> Tensor:
+    def draw(self, function: Callable[..., Tensor], rows: int, *size: int, device: torch.device) -> Tensor:
         """Draw random numbers for every row of the batch and return those of this process: (rows, *size).
 
         Args:
@@ -30,9 +30,9 @@ class BatchRows:
             return function(rows, *size, device=device)
         return function(self.total, *size, device=device)[self.mine]
 
-    def outside(self, number: int) -> tuple[int, int]:
-        """Return how many numbers belong to the rows before and after those of this process, which have `number`."""
+    def elements_outside(self, elements: int) -> tuple[int, int]:
+        """Return how many elements of the batch lie before and after the `elements` of this process."""
         if self.mine is None:
             return 0, 0
-        per_row = number // (self.mine.stop - self.mine.start)
+        per_row = elements // (self.mine.stop - self.mine.start)
         return self.mine.start * per_row, (self.total - self.mine.stop) * per_row

@@ -1,4 +1,4 @@
-"""The device, and the settings that make two equal runs equal to the last bit."""
+"""The device, and the settings that make equal runs equal to the last bit."""
 
 import os
 import platform
@@ -40,7 +40,7 @@ def prepare(threads: int) -> torch.device:
 
 
 def processor(device: torch.device) -> str:
-    """Return the kind of processor behind `device`, such as "x86_64 AuthenticAMD 26 2 AVX512".
+    """Return the kind of processor of `device`, such as "x86_64 AuthenticAMD 26 2 AVX512".
 
     Another kind rounds the last bits differently: vendor and model select the kernels of the matrix library, the vector
     instructions those of PyTorch.
@@ -74,7 +74,7 @@ class InBfloat16(nn.Module):
 def for_training(network: nn.Module, device: torch.device, *, precision: str, compiled: bool) -> nn.Module:
     """Wrap a network for training: in `precision` float32 or bfloat16, compiled by `torch.compile` on request."""
     if compiled:
-        network = torch.compile(network)  # type: ignore[assignment]  # which is a Module as well
+        network = torch.compile(network)  # type: ignore[assignment]  # an OptimizedModule is a Module
     return InBfloat16(network, device) if precision == "bfloat16" else network
 
 

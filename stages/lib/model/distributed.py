@@ -47,20 +47,20 @@ class Group:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    launcher: int = 0  # its process ID
+    launcher_pid: int = 0
     batch: BatchRows = field(default_factory=BatchRows)  # for dropout and augmentation
 
     def rows_of(self, rows: int) -> slice:
-        """Return which rows of a batch this rank computes: consecutive, and as many as any other's give or take one.
+        """Return which rows of a batch this rank computes: consecutive; the numbers of two ranks differ by at most one.
 
-        If there are fewer rows than ranks, some ranks compute a row that another has too; `total` does not count it.
+        With fewer rows than ranks, some ranks compute a copy of another rank's row; `counts` is false for them.
         """
         if rows < self.size:
             return slice(min(self.rank, rows - 1), min(self.rank, rows - 1) + 1)
         return slice(rows * self.rank // self.size, rows * (self.rank + 1) // self.size)
 
     def begin_batch(self, rows: int) -> slice:
-        """Begin a batch of so many rows and return which of them this rank computes."""
+        """Begin a batch of `rows` rows and return which of them this rank computes."""
         mine = self.rows_of(rows)
         if self.size > 1:
             self.batch.select(mine, rows)
@@ -71,7 +71,7 @@ class Group:
         return self.rank < rows
 
     def seed_dropout(self, seed: int) -> None:
-        """Give each rank on a GPU its own dropout: torch's, which with one seed would draw the same mask in each."""
+        """Seed each rank on a GPU differently: torch's dropout would otherwise draw the same mask on all."""
         if self.size > 1 and self.device.type != "cpu":
             compute.seed(self.device, seed + self.rank)
 
@@ -83,7 +83,7 @@ class Group:
         """
         if self.size == 1:
             return list(numbers)
-        if os.getppid() != self.launcher:
+        if os.getppid() != self.launcher_pid:
             raise UserError("the launcher of this process is gone; start it again to resume from the last checkpoint")
         sums = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(sums)
@@ -99,7 +99,7 @@ class Group:
         return values[0]
 
     def gather(self, value: T) -> list[T]:
-        """Return the value of each rank, in their order, on rank 0; an empty list on the others."""
+        """Return the value of each rank, in rank order, on rank 0; an empty list on the others."""
         if self.size == 1:
             return [value]
         values: list[T] | None = [value] * self.size if self.rank == 0 else None
@@ -124,9 +124,9 @@ def launched(stage: str, threads: int) -> bool:
         Whether it did.
 
     Raises:
-        UserError: the launcher does not know the options, or its processes failed.
+        UserError: the launcher does not know the options, the machines did not meet, or a rank failed.
     """
-    options = os.environ.get("TORCHRUN")
+    options = os.environ.get(LAUNCHER)
     if not options or LAUNCHED in os.environ:
         return False
     from torch.distributed import run as launcher  # slow to import; one process does without
@@ -138,7 +138,7 @@ def launched(stage: str, threads: int) -> bool:
     os.environ[SHARED_STORE_OFF] = "1"
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # replaced by the messages below
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # a page of usage
+        with contextlib.redirect_stderr(io.StringIO()):  # argparse prints its usage
             arguments = launcher.parse_args([*shlex.split(options), "-m", f"stages.{stage}"])
             launcher.config_from_args(arguments)
     except (SystemExit, ValueError) as error:
@@ -154,8 +154,8 @@ def launched(stage: str, threads: int) -> bool:
         rank, failure = min(error.failures.items(), key=lambda item: item[1].exitcode)
         how = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
         raise UserError(
-            f"rank {rank} of this {stage} ended with {how}; its message is above; run it again to resume from the last "
-            "checkpoint (--max-restarts in TORCHRUN restarts it automatically)"
+            f"rank {rank} of this {stage} ended with {how}; see above for its message, if any; run it again to resume "
+            "from the last checkpoint (--max-restarts in TORCHRUN restarts it automatically)"
         ) from error
     except (RuntimeError, OSError, RendezvousError) as error:  # of the rendezvous
         raise UserError(f"{LAUNCHER}: the machines did not meet ({reason(error)}); start it on each of them") from error
@@ -164,7 +164,7 @@ def launched(stage: str, threads: int) -> bool:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Group]:
-    """Join the process group if the launcher started this process; otherwise be the only process.
+    """Join the process group if the launcher started this process; otherwise yield a group of one.
 
     Raises:
         UserError: another rank was lost, or does not answer.

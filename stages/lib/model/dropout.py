@@ -1,8 +1,8 @@
 """Dropout with fast random masks: the mathematics of `torch.nn.Dropout` at a fraction of its cost on a CPU.
 
 torch draws one random number per unit, which takes longer than the layer before it. Here one 64-bit number decides on
-four units, 16 bits each: the probability is exact to within 1 / 131,072, and kept units are scaled by exactly the share
-that is kept, so that the expected value is unchanged. Other devices use torch's dropout.
+four units, 16 bits each: a probability up to 1 - 1 / 65,536 is exact to within 1 / 131,072, and kept units are divided
+by exactly the share that is kept, so that the expected value is unchanged. Other devices use torch's dropout.
 """
 
 import math
@@ -45,9 +45,9 @@ class QuickDropout(nn.Module):
         if units.device.type != "cpu":
             return dropout(units, self.p)
         number = units.numel()
-        before, after = self.batch.outside(number)  # the units of other ranks' rows
+        before, after = self.batch.elements_outside(number)  # the units of other ranks' rows
         random = torch.empty(-(-(before + number + after) // 4), dtype=torch.int64).random_(INT64_MIN, None)
-        lanes = random.view(torch.int16)[before : before + number].view(units.shape)  # uniform, from -LANE / 2 on
+        lanes = random.view(torch.int16)[before : before + number].view(units.shape)  # uniform in [-LANE / 2, LANE / 2)
         # 0 for a lane below the threshold, at least `slope` above it, which the clamp limits to `scale`: two vectorized
         # passes, where comparing and scaling takes three.
         mask = torch.add(self.offset, lanes, alpha=self.slope).clamp_(0, self.scale)

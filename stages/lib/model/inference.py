@@ -35,7 +35,7 @@ def rows_at_a_time(description: DataDescription) -> int:
 def outputs_of(network: nn.Module, split: Rows, device: torch.device, group: Group) -> Iterator[tuple[slice, Tensor]]:
     """Compute the logits, or standardized quantities, of all rows in their order, in evaluation mode.
 
-    Batches go round-robin to the ranks; rank 0 gathers the outputs.
+    Batches go round-robin to the ranks; rank 0 gathers the outputs. The network stays in evaluation mode.
 
     Yields:
         On rank 0: the rows of a batch, and their outputs (n, outputs) float64 on the CPU. On other ranks: nothing.

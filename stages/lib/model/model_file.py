@@ -88,7 +88,7 @@ def load(path: Path) -> tuple[nn.Module, ModelDescription]:
     Raises:
         UserError: a file is missing or damaged, or the two do not match.
     """
-    remedy = "`dvc repro --force train` makes both files again"
+    remedy = "`dvc repro --force train` writes both files again"
     description_path = path.with_suffix(".json")
     try:
         description = ModelDescription.model_validate(unseal(description_path.read_bytes()))

@@ -3,6 +3,7 @@
     images (B, C, H, W) float32 -> (B, outputs) float32
 
 To add a network, write a class here and add a line to NETWORKS. Those of torchvision are available by their names.
+`build` replaces each `nn.Dropout` by the faster `QuickDropout`.
 """
 
 import math
@@ -72,7 +73,7 @@ class CNN(nn.Module):
 
 NETWORKS = {"mlp": MLP, "cnn": CNN}
 NAMES = [*NETWORKS, *torchvision_networks.NAMES]
-SMALLEST = {"cnn": 4, **torchvision_networks.SMALLEST}  # pixels a side
+SMALLEST = {"cnn": 4, **torchvision_networks.SMALLEST}  # pixels per side
 
 # The elementwise activations of torch.nn that need no argument.
 ACTIVATIONS = {
@@ -101,7 +102,7 @@ def build(
     """Build a network with fresh weights, drawn from torch's global generator.
 
     Args:
-        model: name in NAMES; a network of torchvision brings its own layers and dropout.
+        model: name in NAMES; a network of torchvision ignores `hidden`, `activation` and `dropout`.
         shape: channels, height and width of an image, in pixels.
         outputs: numbers per image.
         hidden: widths of the hidden layers.

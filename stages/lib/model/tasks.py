@@ -32,7 +32,7 @@ def in_original_units(outputs: Tensor, data: DataDescription) -> Tensor:
 
 
 def score_sum(outputs: Tensor, targets: Tensor) -> float:
-    """Return the sum over a batch of the score, whose mean over all training rows is reported.
+    """Return the sum of the rows' scores; the mean over an epoch is the train score.
 
     The standardized quantities of the training rows have variance 1: there R2 is 1 minus the mean squared error.
 

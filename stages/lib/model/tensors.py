@@ -32,7 +32,7 @@ class Split:
     def rows(self, first: int, last: int) -> Tensor:
         """Return the images of rows `first` up to but not including `last`, as they are stored.
 
-        In newly allocated memory: the alignment of a slice would change the last bits of a matrix product.
+        In newly allocated memory: the alignment of a slice could change the last bits of a matrix product.
         """
         if isinstance(self.images, Tensor):
             return self.images[first:last].clone()
@@ -54,7 +54,7 @@ def read(folder: Path, memory: int) -> Split:
 
 
 def on_device(split: Split, device: torch.device) -> Split:
-    """Move images and targets to a GPU if the images are in memory and take at most half of what is free there.
+    """Move images and targets to a GPU if the images are in memory and take at most half of its free memory.
 
     Then no step waits for a copy. Data loader workers cannot read from a GPU: with them, the split stays where it is.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-# Least pixels a side with which a network gives logits, measured.
+# Smallest side in pixels with which a network gives logits, measured.
 SMALLEST = {
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), 1),
     **dict.fromkeys(("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"), 1),

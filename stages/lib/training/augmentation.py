@@ -1,8 +1,8 @@
 """Random augmentation of training batches, drawn anew for every image of every step.
 
 It works on whole batches of standardized images, on the device of the network, and draws from torch's default
-generator, which train seeds for each step. torchvision's transforms are not used: they change all images of a batch in
-the same way. Pixels that move in from outside repeat the image's border.
+generators, of which train seeds that of the device for each step. torchvision's transforms are not used: they change
+all images of a batch in the same way. Pixels that move in from outside repeat the image's border.
 """
 
 import math
@@ -41,7 +41,7 @@ def build(options: Mapping[str, float], classes: int, batch: BatchRows | None = 
 
     Args:
         options: by their names in OPTIONS; 0 turns an option off.
-        classes: number of classes.
+        classes: number of classes; unused for a regression.
         batch: the rows of the current batch, if several ranks share it.
     """
     active = {name: float(value) for name, value in options.items() if value}
@@ -66,12 +66,12 @@ def _augment(
     return images, targets
 
 
-def shift(images: Tensor, draw: Draw, most: int) -> Tensor:
-    """Shift by whole pixels, up to `most` in each direction: without resampling, in a fifth of the time."""
+def shift(images: Tensor, draw: Draw, max_shift: int) -> Tensor:
+    """Shift by whole pixels, up to `max_shift` each way: without resampling, in a fifth of the time of `warp`."""
     height, width = images.shape[2:]
-    places = pad(images, [most] * 4, mode="replicate").unfold(2, height, 1).unfold(3, width, 1)
-    down, across = (draw(torch.rand, 2) * (2 * most + 1)).long().unbind(1)
-    return places[torch.arange(len(images), device=images.device), :, down, across]  # (B, C, H, W)
+    windows = pad(images, [max_shift] * 4, mode="replicate").unfold(2, height, 1).unfold(3, width, 1)
+    down, across = (draw(torch.rand, 2) * (2 * max_shift + 1)).long().unbind(1)
+    return windows[torch.arange(len(images), device=images.device), :, down, across]  # (B, C, H, W)
 
 
 def warp(images: Tensor, draw: Draw, options: Mapping[str, float]) -> Tensor:
@@ -118,7 +118,7 @@ def scaled(share: Tensor, low: float, high: float) -> Tensor:
 def mixup(images: Tensor, targets: Tensor, alpha: float, classes: int) -> tuple[Tensor, Tensor]:
     """Blend each image and its target with another of the batch, by one share for all (Zhang et al. 2018).
 
-    With several ranks each blends its own rows with each other: it does not have the others.
+    With several ranks each blends only its rows.
     """
     share = float(torch.distributions.Beta(alpha, alpha).sample())
     share = max(share, 1 - share)

@@ -1,4 +1,6 @@
-"""Dataset and DataLoader: the batches of a training, in an order that depends on seed and epoch alone.
+"""Dataset and DataLoader: the batches of a training.
+
+Their order depends on seed and epoch, and on `memory` if the images are read from disk.
 
 Neither the number of workers nor an interruption changes it. If memory holds all images of a split, each epoch is a
 uniform shuffle. If not, they are read one window at a time: the split is divided into blocks of consecutive rows, the
@@ -27,7 +29,7 @@ BLOCK = 1 << 18  # bytes of consecutive rows
 
 
 class ShuffledBatches(IterableDataset[tuple[Tensor, Tensor]]):
-    """Images (B, C, H, W) as they are stored, and targets (B,): every row once per epoch, the last batch smaller.
+    """Images (B, C, H, W) as they are stored, and targets: every row once per epoch, the last batch smaller.
 
     `begin` selects the epoch and the first batch; data loader workers see it too. With several ranks each gets the
     images of its own rows, and the targets of the whole batch.
@@ -49,7 +51,7 @@ class ShuffledBatches(IterableDataset[tuple[Tensor, Tensor]]):
             batch_size: rows per batch.
             seed: of the order.
             memory: bytes of images to hold at a time, unless they are in memory already.
-            rows_of: the rows of this rank in a batch of so many.
+            rows_of: the rows of this rank in a batch of this size.
         """
         self.split, self.batch_size, self.seed, self.memory, self.rows_of = split, batch_size, seed, memory, rows_of
         self.start = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch, and its first batch
@@ -73,7 +75,7 @@ class ShuffledBatches(IterableDataset[tuple[Tensor, Tensor]]):
                 rows = order[low - first : min(end, last) - first]
                 mine = self.rows_of(end - batch * self.batch_size)
                 start, stop = (max(0, batch * self.batch_size + row - low) for row in (mine.start, mine.stop))
-                # Takes half the time of `images[rows]`.
+                # index_select takes half the time of `images[rows]`.
                 pieces.append((images.index_select(0, rows[start:stop]), targets.index_select(0, rows)))
                 if end > last:
                     break
@@ -88,19 +90,19 @@ class ShuffledBatches(IterableDataset[tuple[Tensor, Tensor]]):
             return
         rows = max(1, BLOCK // self.split.images.bytes_of_a_row)
         blocks = torch.randperm(-(-len(self.split) // rows), generator=self._generator("blocks", epoch))
-        held = max(1, self.memory // 2 // (rows * self.split.images.bytes_of_a_row))
-        waiting, position = [], 0
-        for number, window in enumerate(blocks.split(held)):
+        blocks_per_window = max(1, self.memory // 2 // (rows * self.split.images.bytes_of_a_row))
+        windows, position = [], 0
+        for number, window in enumerate(blocks.split(blocks_per_window)):
             ranges = [(at * rows, min((at + 1) * rows, len(self.split))) for at in window.sort().values.tolist()]
             end = position + sum(high - low for low, high in ranges)
             if end > begin:
-                waiting.append((epoch, position, number, ranges))
+                windows.append((epoch, position, number, ranges))
             position = end
         with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = [reader.submit(self._read, *arguments) for arguments in waiting[:1]]
-            for number in range(len(waiting)):
-                window_read = ahead.pop().result()
-                ahead += [reader.submit(self._read, *arguments) for arguments in waiting[number + 1 : number + 2]]
+            pending = [reader.submit(self._read, *arguments) for arguments in windows[:1]]
+            for number in range(len(windows)):
+                window_read = pending.pop().result()
+                pending += [reader.submit(self._read, *arguments) for arguments in windows[number + 1 : number + 2]]
                 yield window_read
 
     def _read(
@@ -123,7 +125,7 @@ class ShuffledBatches(IterableDataset[tuple[Tensor, Tensor]]):
 
 
 def loader(batches: ShuffledBatches, *, pinned: bool) -> "ShuffledBatches | DataLoader[tuple[Tensor, Tensor]]":
-    """Return the batches, prefetched by a DataLoader if LOADER_WORKERS is set; `pinned` for copying to a GPU.
+    """Return the batches, prefetched by a DataLoader if LOADER_WORKERS is set.
 
     The order is the same with any number of workers. The default is 0: the images are in memory or read ahead already,
     and sending them from another process costs more than it saves.
@@ -144,12 +146,12 @@ def loader(batches: ShuffledBatches, *, pinned: bool) -> "ShuffledBatches | Data
         num_workers=int(text),
         pin_memory=pinned,
         persistent_workers=True,
-        worker_init_fn=_begin_worker,
+        worker_init_fn=_init_worker,
         generator=generator,
     )
 
 
-def _begin_worker(_worker: int) -> None:
+def _init_worker(_worker: int) -> None:
     """Ignore SIGINT and SIGTERM, which reach the whole process group: the parent ends its workers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -163,6 +165,6 @@ def _report(kind: type[BaseException], error: BaseException, traceback: Tracebac
 
 
 def derived_seed(seed: int, purpose: str, number: int) -> int:
-    """Derive a 32-bit seed (torch's CPU generator takes no more) for one purpose in one epoch or step."""
+    """Derive a 32-bit seed (torch's CPU generator uses no more) for one purpose in one epoch or step."""
     digest = hashlib.sha256(f"{seed} {purpose} {number}".encode()).digest()
     return int.from_bytes(digest[:4], "big")

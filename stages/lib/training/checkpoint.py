@@ -1,8 +1,8 @@
 """Checkpoints: the state of a training between two steps, in .state/train/, which git and DVC ignore.
 
-The file's name is a hash of everything the result depends on: parameters, data, code, torch and processor. So a
-training resumes only from a checkpoint of exactly the same training, and starts over after any change. A checkpoint
-holds no state of random generators: the draws of an epoch and of a step follow from the seed and its number.
+The file's name is a hash of what the result depends on: parameters, data, code, torch and processor, but not the number
+of ranks. So a training resumes only from a checkpoint of the same training, and starts over after any change. It holds no
+state of random generators: the draws of an epoch or a step follow from the seed and its number.
 
 A finished training leaves its metrics and best weights there, because DVC may be killed before it has recorded them; a
 newer dvc.lock shows that it has.
@@ -71,7 +71,7 @@ def key(parameters: Mapping[str, Any], inputs: Sequence[object], device: torch.d
 
     Args:
         parameters: of the stage.
-        inputs: description and hashes of the data, as JSON.
+        inputs: description and hashes of the data, JSON-serializable.
         device: that the training computes on.
     """
     conditions = [parameters, list(inputs), torch.__version__, str(device), compute.processor(device)]
@@ -107,7 +107,7 @@ def resume(key: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Pr
 
 
 def finish(key: str, progress: Progress) -> None:
-    """Delete every checkpoint, except for what it takes to write the same outputs again."""
+    """Delete the checkpoints; under DVC keep metrics and best weights until it has recorded them."""
     if "DVC_STAGE" not in os.environ:  # not run by DVC: there is nothing left to record
         shutil.rmtree(STATES, ignore_errors=True)
         return

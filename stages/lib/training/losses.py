@@ -18,7 +18,7 @@ from stages.lib.model.distributed import Group
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]  # outputs and targets of a batch -> the mean loss
 
-# The other losses of torch.nn take something else: log-probabilities, counts, pairs, sequences.
+# The other losses of torch.nn take other inputs: log-probabilities, counts, pairs, sequences.
 OF_CLASSES: dict[str, type[nn.Module]] = {
     "CrossEntropyLoss": nn.CrossEntropyLoss,
     "MultiMarginLoss": nn.MultiMarginLoss,
@@ -32,7 +32,7 @@ OF_QUANTITIES: dict[str, type[nn.Module]] = {
 LOSSES = OF_CLASSES | OF_QUANTITIES
 EXCLUDED = {"self", "size_average", "reduce", "reduction", "ignore_index"}  # deprecated, or fixed here
 BALANCED = "balanced"
-# The values of the options of torch.nn's losses, as JSON Schema; null is the loss's own default.
+# The values of the options of torch.nn's losses, as JSON Schema; null is the loss's default.
 NULL = {"type": "null"}
 OPTIONS: dict[str, Any] = {
     "weight": {
@@ -45,7 +45,7 @@ OPTIONS: dict[str, Any] = {
     },
     "label_smoothing": {
         "anyOf": [NULL, {"type": "number", "minimum": 0, "maximum": 1}],
-        "description": "share of the target that all classes get",
+        "description": "share of the target that is spread over all classes",
     },
     "margin": {"anyOf": [NULL, {"type": "number"}], "description": "margin between the classes' outputs"},
     "p": {"anyOf": [NULL, {"type": "integer", "minimum": 1, "maximum": 2}], "description": "exponent"},
@@ -110,7 +110,7 @@ def for_rank(loss: nn.Module, targets: Tensor, group: Group) -> LossFunction:
     rows = len(targets)
     of_rank = denominator(loss, targets[group.rows_of(rows)]) if group.counts(rows) else 0.0
     scale = group.size * of_rank / denominator(loss, targets)
-    return lambda outputs, targets: loss(outputs, targets) * scale
+    return lambda outputs, rank_targets: loss(outputs, rank_targets) * scale
 
 
 def denominator(loss: nn.Module, targets: Tensor) -> float:

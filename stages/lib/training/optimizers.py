@@ -1,7 +1,8 @@
 """The optimizers of `torch.optim` by their names.
 
-To add an optimizer, write a class here and add a line to OPTIMIZERS; it receives `optimizer_args` as arguments, and lr,
-weight_decay and momentum if it takes them.
+To add an optimizer, write a subclass of `torch.optim.Optimizer` here and append `| {"Name": Name}` to OPTIMIZERS. Its
+first argument is `params`; the others are `optimizer_args`, and lr, weight_decay and momentum if it takes them. Its
+`step(closure)` calls the closure once or more with gradients enabled and returns the first loss.
 """
 
 import inspect
@@ -21,12 +22,12 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     and name not in {"Optimizer", "SparseAdam", "Muon"}
 }
 OWN_PARAMETERS = {"lr", "weight_decay", "momentum"}  # keys of params.yaml, not of optimizer_args
-# With one kernel for the whole step: on a CPU Adam's takes a third of the time of the default.
+# Optimizers with a kernel for the whole step: on a CPU Adam's takes a third of the time of the default.
 FUSED = {"Adam", "AdamW", "Adagrad", "SGD"}
 # Not for users: `maximize` would ascend the gradient.
 EXCLUDED = {"self", "params", "maximize", "capturable", "differentiable"}
 
-# The values of the options that params.yaml lists, as JSON Schema; null is the optimizer's own default.
+# The values of the options that params.yaml lists, as JSON Schema; null is the optimizer's default.
 NULL = {"type": "null"}
 SHARE = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
 SWITCH = {"anyOf": [NULL, {"type": "boolean"}], "description": "whether it is on"}
@@ -37,7 +38,7 @@ OPTIONS: dict[str, Any] = {
     },
     "eps": {
         "anyOf": [NULL, {"type": "number", "minimum": 0}, {"type": "array", "items": {"type": ["number", "null"]}}],
-        "description": "added to the denominator; of Adafactor two numbers",
+        "description": "added to the denominator; two numbers for Adafactor",
     },
     "amsgrad": SWITCH,
     "alpha": {"anyOf": [NULL, {"type": "number", "minimum": 0}], "description": "decay of the average, per step"},
@@ -104,7 +105,7 @@ def plain_step(optimizer: torch.optim.Optimizer) -> Callable[[Callable[[], float
     unwrapped: Callable[..., float] = inspect.unwrap(type(optimizer).step)
 
     def step(closure: Callable[[], float]) -> float:
-        with torch.no_grad():  # as the wrapper does; the step itself calls the closure with gradients on
+        with torch.no_grad():  # as the wrapper does; the step itself calls the closure with gradients enabled
             return unwrapped(optimizer, closure)
 
     return step

@@ -65,8 +65,8 @@ def load(network: nn.Module, path: Path, sha256: str) -> None:
         network.load_state_dict({name: value for name, value in given.items() if name in expected}, strict=False)
     except RuntimeError as error:  # tensors of another kind, such as sparse ones
         raise UserError(f"{path}: holds weights that cannot be loaded; {EXPECTED}") from error
-    kept = f"; fresh: {', '.join(fresh)}" if fresh else ""
-    print(f"initial weights from {path}{kept}", flush=True)
+    note = f"; fresh: {', '.join(fresh)}" if fresh else ""
+    print(f"initial weights from {path}{note}", flush=True)
 
 
 def state_dict(path: Path, content: bytes) -> dict[str, Tensor]:

@@ -6,7 +6,8 @@ A function has no state, unlike the schedulers of torch.optim: a checkpoint need
 import math
 
 SCHEDULES = ("constant", "cosine", "one_cycle")
-ONE_CYCLE_WARMUP = 0.3  # share of the steps, start and end as in torch.optim.lr_scheduler.OneCycleLR
+# Defaults of torch.optim.lr_scheduler.OneCycleLR: share of the steps; first and last rate relative to the highest.
+ONE_CYCLE_WARMUP = 0.3
 ONE_CYCLE_START = 1 / 25
 ONE_CYCLE_END = ONE_CYCLE_START / 10_000
 
