@@ -1,8 +1,8 @@
 """Checkpoints: the state of a training between two steps, in .state/train/, which git and DVC ignore.
 
 The file's name is a hash of what the result depends on: parameters, data, code, torch and processor, but not the number
-of ranks. So a training resumes only from a checkpoint of the same training, and starts over after any change. It holds no
-state of random generators: the draws of an epoch or a step follow from the seed and its number.
+of ranks. So a training resumes only from a checkpoint of the same training, and starts over after any change. It holds
+no state of random generators: the draws of an epoch or a step follow from the seed and its number.
 
 A finished training leaves its metrics and best weights there, because DVC may be killed before it has recorded them; a
 newer dvc.lock shows that it has.
