@@ -52,7 +52,7 @@ def finished(running: Running) -> str:
 def rank_pids(running: Running) -> list[int]:
     """Return the process IDs of the ranks that a launcher has started."""
     children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text()
-    return [int(number) for number in children.split()]
+    return [int(pid) for pid in children.split()]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 32, 33])
@@ -77,11 +77,11 @@ def test_ranks_drop_the_units_that_one_process_drops() -> None:
         assert torch.equal(layer(units[rows]), expected[rows])
 
 
-@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.torture(quick=0, long=1))])
-def test_several_ranks_give_the_losses_of_one_process(tiny: Project, number: int) -> None:
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.torture(quick=0, long=1))])
+def test_several_ranks_give_the_losses_of_one_process(tiny: Project, ranks: int) -> None:
     train.main()
     single_process = curves()
-    printed = finished(launch(tiny, "--nproc-per-node", str(number)))
+    printed = finished(launch(tiny, "--nproc-per-node", str(ranks)))
     assert len(re.findall(r"epoch +\d/4", printed)) == 4, "rank 0 prints for all"
     assert not checkpoint.STATES.exists()
     for row, several in zip(single_process, curves(), strict=True):

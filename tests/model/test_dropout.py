@@ -27,13 +27,13 @@ def test_units_are_dropped_independently() -> None:
     """Of each other, also within the same 64 random bits, and of the previous step."""
     torch.manual_seed(0)
     layer = QuickDropout(0.5)
-    one, other = (layer(torch.ones(1_000_000)) > 0 for _ in range(2))
+    first, second = (layer(torch.ones(1_000_000)) > 0 for _ in range(2))
     limit = 5 / 1_000_000**0.5
-    assert abs(float((one == other).double().mean()) - 0.5) < limit / 2 * 2**0.5
+    assert abs(float((first == second).double().mean()) - 0.5) < limit / 2 * 2**0.5
     for distance in (1, 2, 3, 4, 5, 64):
-        agree = float((one[distance:] == one[:-distance]).double().mean())
+        agree = float((first[distance:] == first[:-distance]).double().mean())
         assert abs(agree - 0.5) < limit / 2 * 2**0.5, distance
-    by_lane = one.view(-1, 4).double().mean(0)
+    by_lane = first.view(-1, 4).double().mean(0)
     assert (by_lane - 0.5).abs().max() < limit
 
 

@@ -304,6 +304,7 @@ def test_a_checkpoint_is_saved_although_stderr_is_closed(tiny: Path) -> None:
         assert running.stdout.readline().startswith("epoch   1/500")
         running.stderr.close()
         running.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, running.pid, os.WSTOPPED)  # until then it may save another checkpoint
         (saved_after_epoch,) = checkpoint.STATES.glob("*.pt")
         saved_after_epoch.unlink()
         running.send_signal(signal.SIGINT)  # delivered once it continues

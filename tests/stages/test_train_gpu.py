@@ -1,4 +1,4 @@
-"""Training on a GPU; collected only if there is one."""
+"""Stage train on a GPU. Without one, these tests are not collected."""
 
 import json
 from pathlib import Path
@@ -16,6 +16,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture
 def tiny(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Prepare a short training on the GPU, with augmentation."""
     make_data(seed=0)
     choose(**TINY, augmentation={"shift": 1, "erasing": 0.5})
     monkeypatch.setenv("DEVICE", "cuda")
@@ -30,29 +31,32 @@ def test_equal_runs_give_equal_bytes(tiny: Project) -> None:
 
 
 @pytest.mark.parametrize("parameters", [{"memory": 256}, {"memory": 1}, {"precision": "bfloat16"}, {"compile": True}])
-def test_it_learns_as_on_the_cpu(tiny: Project, monkeypatch: pytest.MonkeyPatch, parameters: dict[str, object]) -> None:
+def test_val_loss_agrees_with_that_of_the_cpu(
+    tiny: Project, monkeypatch: pytest.MonkeyPatch, parameters: dict[str, object]
+) -> None:
     choose(dropout=0.0, augmentation={}, epochs=20, **parameters)
     train.main()
-    on_gpu = json.loads(Path("reports/train.json").read_text())["val_loss"]
+    gpu_loss = json.loads(Path("reports/train.json").read_text())["val_loss"]
     monkeypatch.setenv("DEVICE", "cpu")
     choose(precision="float32", compile=False)
     train.main()
-    assert on_gpu == pytest.approx(json.loads(Path("reports/train.json").read_text())["val_loss"], rel=0.05)
+    cpu_loss = json.loads(Path("reports/train.json").read_text())["val_loss"]
+    assert gpu_loss == pytest.approx(cpu_loss, rel=0.05)
 
 
-def test_images_that_fit_into_memory_are_on_the_gpu(tiny: Project) -> None:
+def test_a_split_in_memory_is_moved_to_the_gpu(tiny: Project) -> None:
     split = tensors.on_device(tensors.read(train.TRAIN, memory=1 << 20), torch.device("cuda:0"))
     assert isinstance(split.images, torch.Tensor)
     assert split.images.device == split.targets.device == torch.device("cuda:0")
 
 
-def test_several_processes_communicate_by_nccl(tiny: Project) -> None:
-    """As many processes as GPUs, even if that is one."""
+def test_ranks_on_gpus_give_the_losses_of_one_process(tiny: Project) -> None:
+    """One rank per GPU, over NCCL; with a single GPU, the curves are equal."""
     train.main()
-    alone = curves()
-    number = torch.cuda.device_count()
-    tiny.stage("train", TORCHRUN=f"--nproc-per-node {number}", DEVICE="cuda", PYTHONPATH=str(ROOT))
-    if number == 1:
-        assert curves() == alone
+    single_process = curves()
+    gpus = torch.cuda.device_count()
+    tiny.stage("train", TORCHRUN=f"--nproc-per-node {gpus}", DEVICE="cuda", PYTHONPATH=str(ROOT))
+    if gpus == 1:
+        assert curves() == single_process
     else:
-        assert curves()[-1]["val_loss"] == pytest.approx(alone[-1]["val_loss"], rel=0.05)
+        assert curves()[-1]["val_loss"] == pytest.approx(single_process[-1]["val_loss"], rel=0.05)

@@ -43,7 +43,7 @@ def test_without_options_nothing_is_drawn() -> None:
 
 # A flip, however improbable, makes it resample.
 @pytest.mark.parametrize("other", [{}, {"flip": 1e-9}], ids=["by whole pixels", "resampled"])
-def test_shift_moves_by_at_most_its_pixels(other: dict[str, float]) -> None:
+def test_shift_moves_images_by_at_most_the_given_pixels(other: dict[str, float]) -> None:
     offsets = centres(augmented(spot(10, 15), shift=3, **other)) - torch.tensor([10.0, 15.0])
     assert torch.equal(offsets, offsets.round()) == (not other)
     assert offsets.abs().max() <= 3.001
@@ -58,7 +58,7 @@ def test_border_pixels_fill_what_moves_in() -> None:
         torch.testing.assert_close(augmented(images, **options), images)
 
 
-def test_rotation_is_about_the_centre_by_at_most_its_angle() -> None:
+def test_rotation_is_about_the_centre_by_at_most_the_given_angle() -> None:
     offsets = centres(augmented(spot(10, 25), rotation=30)) - torch.tensor([10.0, 15.0])
     torch.testing.assert_close(offsets.norm(dim=1), torch.full((ROWS,), 10.0), atol=0.3, rtol=0)
     angles = torch.atan2(offsets[:, 0], offsets[:, 1]) * 180 / math.pi
@@ -67,7 +67,7 @@ def test_rotation_is_about_the_centre_by_at_most_its_angle() -> None:
     assert angles.max() > 26
 
 
-def test_flip_mirrors_its_share_of_the_images() -> None:
+def test_flip_mirrors_the_given_share_of_the_images() -> None:
     images = torch.randn(ROWS, 2, 8, 8)
     changed = augmented(images, flip=0.3)
     flipped = torch.isclose(changed, images.flip(3), atol=1e-5).all(3).all(2).all(1)
@@ -76,20 +76,20 @@ def test_flip_mirrors_its_share_of_the_images() -> None:
     assert 0.22 < flipped.float().mean() < 0.38
 
 
-def test_elastic_moves_points_by_about_its_pixels() -> None:
+def test_elastic_moves_points_by_about_the_given_pixels() -> None:
     slopes = torch.arange(64.0).expand(ROWS, 1, 64, 64)  # the value of a pixel is its column
     offsets = (augmented(slopes, elastic=2) - slopes)[:, :, 16:48, 16:48]
     assert 1.0 < offsets.std() < 2.5
     assert offsets.diff(dim=3).abs().mean() < 0.5, "neighbours move alike"
 
 
-def test_erasing_clears_a_rectangle_in_its_share_of_the_images() -> None:
+def test_erasing_clears_a_rectangle_in_the_given_share_of_the_images() -> None:
     changed = augmented(torch.ones(ROWS, 3, 40, 40), erasing=0.5)
-    taken = (changed == 0).float().mean((1, 2, 3))
-    assert 0.42 < (taken > 0).float().mean() < 0.58
-    assert taken[taken > 0].min() > 0.01
-    assert taken.max() < 0.37
-    for image in changed[taken > 0][:50, 0]:
+    erased = (changed == 0).float().mean((1, 2, 3))
+    assert 0.42 < (erased > 0).float().mean() < 0.58
+    assert erased[erased > 0].min() > 0.01
+    assert erased.max() < 0.37
+    for image in changed[erased > 0][:50, 0]:
         rows, columns = (image == 0).any(1), (image == 0).any(0)
         assert (image == 0).sum() == rows.sum() * columns.sum(), "one rectangle"
 
@@ -102,7 +102,8 @@ def test_mixup_blends_images_and_targets_alike() -> None:
     torch.testing.assert_close(shares.sum(1), torch.ones(ROWS))
     assert torch.equal(shares.argmax(1), TARGETS)
     logits = torch.randn(ROWS, 10)
-    assert cross_entropy(logits, shares).isfinite()
+    expected = -(shares * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(cross_entropy(logits, shares), expected)
 
 
 @pytest.mark.parametrize("name", augmentation.OPTIONS)

@@ -59,7 +59,7 @@ def test_the_val_loss_equals_the_loss_of_all_rows_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ({"weight": [1.0, 2.0]}, "weight tensor"),
         ({"weight": "even"}, "rejects {'weight': 'even'}"),
@@ -67,9 +67,9 @@ def test_the_val_loss_equals_the_loss_of_all_rows_at_once() -> None:
         ({"label_smoothing": "much"}, "change loss_args"),
     ],
 )
-def test_a_rejected_option_is_one_line(arguments: dict[str, object], words: str) -> None:
+def test_a_rejected_option_is_refused_with_one_line(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UserError) as refused:
         losses.build("CrossEntropyLoss", arguments, TARGETS, 3)
     assert str(refused.value).startswith("params.yaml: CrossEntropyLoss rejects")
-    assert words in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
