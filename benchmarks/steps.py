@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Timing, per_call, time_alternately
+from stages.lib.arithmetic.mode import NATIVE
 from stages.lib.model import compute, networks, tensors
 from stages.lib.training import optimizers
 from stages.lib.training.batches import ShuffledBatches
@@ -22,7 +23,7 @@ def parts_of_a_step(batch_size: int, rounds: int) -> dict[str, Timing]:
     """Time our step, its eight matrix products, its optimizer step, and scikit-learn's step without dropout."""
     from sklearn.neural_network import MLPClassifier
 
-    compute.prepare(1)
+    compute.prepare(1, NATIVE)
     network, loss, optimizer = _make()
     images, targets = torch.randn(batch_size, 1, 28, 28), torch.arange(batch_size) % 10
     inputs = [images.flatten(1), torch.randn(batch_size, HIDDEN[0]), torch.randn(batch_size, HIDDEN[1])]
@@ -54,7 +55,7 @@ def parts_of_a_step(batch_size: int, rounds: int) -> dict[str, Timing]:
 
 def feeding(path: Path, batch_size: int, rounds: int) -> dict[str, Timing]:
     """Time an epoch over the tensors, and as many steps on one batch."""
-    compute.prepare(1)
+    compute.prepare(1, NATIVE)
     network, loss, optimizer = _make()
     split = tensors.read(path, MEMORY)
     batches = ShuffledBatches(split, batch_size, seed=0, memory=MEMORY)

@@ -33,11 +33,11 @@ DESCRIBED = [model_file.MODEL.with_suffix(".json"), METRICS, *TABLES, REPORTS / 
 def main() -> None:
     parameters = load(Parameters)
     network, model = model_file.load(model_file.MODEL)
-    device = compute.prepare(model.threads)
+    device = compute.prepare(model.threads, model.arithmetic)
 
     # --- Evaluate again, and compare with reports/metrics.json ---
     test = read_test_split(model)
-    outputs = outputs_of(network.to(device), test, device, SINGLE)
+    outputs = outputs_of(network.to(device), test, device, SINGLE, model.arithmetic)
     evaluation = evaluate(outputs, test, bins=parameters.calibration_bins, max_mistakes=parameters.mistakes_shown)
     try:
         reported = json.loads(METRICS.read_text(encoding="utf-8"))

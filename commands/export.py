@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from commands.lib.end_to_end import Runner, end_to_end
+from stages.lib.arithmetic.mode import NATIVE
 from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import replacing, write_text
 from stages.lib.model import compute, model_file, tasks, tensors
@@ -50,7 +51,7 @@ def main() -> None:
         raise UserError(f"{', '.join(missing)}: not installed; pip install {' '.join(PACKAGES)}")
     from commands.lib import exported
 
-    compute.prepare(threads=1)
+    compute.prepare(1, NATIVE)
     network, model = model_file.load(model_file.MODEL)
     train, test = (tensors.read(NORMALIZED / name, memory=0) for name in ("train", "test"))
     if test.description != model.data:
@@ -128,7 +129,7 @@ def compare(network: nn.Module, runners: Mapping[Path, Runner], test: tensors.Sp
     differences = dict.fromkeys(runners, 0.0)
     other_classes = dict.fromkeys(runners, 0)
     sums = dict.fromkeys(runners, torch.zeros(data.outputs if data.quantities else 1, dtype=torch.float64))
-    for rows, outputs in outputs_of(network, test, torch.device("cpu"), SINGLE):
+    for rows, outputs in outputs_of(network, test, torch.device("cpu"), SINGLE, NATIVE):
         expected = outputs.softmax(1) if data.classes else tasks.in_original_units(outputs, data)
         images = test.rows(rows.start, rows.stop)
         for path, runner in runners.items():

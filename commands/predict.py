@@ -69,10 +69,10 @@ def main() -> None:
     network, model = model_file.load(options.model)
     if options.place:
         check_placing(options.model, model.data)
-    device = compute.prepare(model.threads)
+    device = compute.prepare(model.threads, model.arithmetic)
     network.to(device)
     files, errors = list_files(options.images)
-    predict_files = partial(predict, network, model.data, device, options)
+    predict_files = partial(predict, network, model, device, options)
 
     # --- Predict; with --invert auto, predict again without inversion unless all images are clearly opposite ---
     grey = model.data.shape[0] == 1  # a negative of a colour photograph resembles no training image
@@ -172,7 +172,7 @@ def check_placing(path: Path, data: DataDescription) -> None:
 
 def predict(
     network: torch.nn.Module,
-    data: DataDescription,
+    model: model_file.ModelDescription,
     device: torch.device,
     options: argparse.Namespace,
     files: Sequence[Path],
@@ -183,12 +183,13 @@ def predict(
 
     Args:
         network: on `device`.
-        data: description of the training data.
+        model: its description.
         device: to compute on.
         options: the command line.
         files: of images.
         invert: whether to invert images whose background is opposite to that of the training images.
     """
+    data = model.data
     predictions = Predictions()
     step = BATCHES_DECODED * rows_at_a_time(data)
     with (
@@ -198,7 +199,7 @@ def predict(
         for first in range(0, len(files), step):
             chunk = files[first : first + step]
             images = unseen.read(chunk, data, Path(folder) / "pixels", bar, invert=invert, place=options.place)
-            outputs = torch.cat([batch for _, batch in outputs_of(network, images, device, SINGLE)])
+            outputs = torch.cat([batch for _, batch in outputs_of(network, images, device, SINGLE, model.arithmetic)])
             for name, cells in columns_of(chunk, images, outputs, data, options.top_k).items():
                 predictions.columns.setdefault(name, []).extend(cells)
             predictions.unreadable |= {first + row: cause for row, cause in images.unreadable.items()}
@@ -220,7 +221,7 @@ def columns_of(
 
 def top_classes(logits: Tensor, classes: Sequence[str], k: int) -> dict[str, list[Any]]:
     """Make columns of the `k` most probable classes and their probabilities from logits (N, classes) float64."""
-    probabilities = logits.softmax(1).numpy()
+    probabilities = tasks.probabilities(logits)[0].numpy()
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     columns: dict[str, list[Any]] = {}
     for rank, numbers in enumerate(order.T, start=1):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any
 
 from stages import cache, download, evaluate, normalize, train
+from stages.lib.arithmetic.mode import PORTABLE
 from stages.lib.core.files import write_text
 from stages.lib.core.sealed import seal
 from stages.lib.datasets.kind import CLASSIFICATION, REGRESSION, TASKS
@@ -41,6 +42,7 @@ def schema() -> dict[str, Any]:
             *task_rules(),
             *size_rules(),
             mixup_rule(),
+            *portable_rules(),
             *(rule for name in optimizers.OPTIMIZERS for rule in optimizer_rules(name)),
             *option_rules("optimizer", optimizers.OPTIMIZERS, optimizers.options, optimizers.OWN_PARAMETERS),
             *option_rules("loss", losses.LOSSES, losses.options),
@@ -95,6 +97,28 @@ def mixup_rule() -> dict[str, Any]:
         },
         "then": {"properties": {"loss": {"enum": fitting, "description": reason}}},
     }
+
+
+def portable_rules() -> list[dict[str, Any]]:
+    """Return what portable arithmetic takes."""
+
+    def rule(allowed: dict[str, Any], missing: str) -> dict[str, Any]:
+        way_out = "choose another, or set arithmetic to native"
+        return {**allowed, "description": f"portable arithmetic has no {missing}: {way_out}"}
+
+    of_torch = {
+        option: rule({"type": "null"}, f"optimizer_args.{option}")
+        for option in ("foreach", "fused", "decoupled_weight_decay")
+    }
+    rules = {
+        "compile": rule({"const": False}, "compiled networks"),
+        "model": rule({"not": {"enum": [*torchvision_networks.TRANSFORMERS]}}, "transformers"),
+        "optimizer": rule({"enum": [*optimizers.IN_PORTABLE]}, f"optimizers but {', '.join(optimizers.IN_PORTABLE)}"),
+        "optimizer_args": {"properties": of_torch},
+        "precision": rule({"const": "float32"}, "precision but float32"),
+    }
+    portable = {"properties": {"arithmetic": {"const": PORTABLE}}}
+    return [{"if": portable, "then": {"properties": {key: allowed}}} for key, allowed in rules.items()]
 
 
 def option_rules(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stages.lib.core.errors import UserError
 from stages.lib.core.files import write_text
-from stages.lib.core.parameters import PARAMETERS, read
+from stages.lib.core.parameters import PARAMETERS, device_name, read
 from stages.lib.validation.rules import check_all
 
 CHECKED = Path("data/checked")
@@ -26,6 +26,7 @@ def main() -> None:
     values = read(PARAMETERS)
     try:
         check_all(values)
+        device_name(values["arithmetic"])
         if not Path(values["source"]).exists():  # a dependency for every data set; DVC would only print "[Errno 2]"
             raise UserError(
                 f"{PARAMETERS}: source: found nothing at `{values['source']}`, expected a folder or an archive; put "

@@ -29,11 +29,11 @@ def main() -> None:
     network, model = model_file.load(model_file.MODEL)
     if distributed.launched("evaluate", model.threads):
         return
-    device = compute.prepare(model.threads)
+    device = compute.prepare(model.threads, model.arithmetic)
     with distributed.joined(device) as group:
         # --- Run the model on the test split; rank 0 gathers the outputs ---
         test = read_test_split(model)
-        outputs = outputs_of(network.to(device), test, device, group)
+        outputs = outputs_of(network.to(device), test, device, group, model.arithmetic)
         if group.rank:
             list(outputs)  # take part in the gather
             return

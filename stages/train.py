@@ -15,6 +15,7 @@ import copy
 import json
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from stages.lib.arithmetic.guard import guarded
+from stages.lib.arithmetic.mode import ARITHMETICS, NATIVE, NATIVE_FUNCTIONS, PORTABLE, functions_of
 from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import write_table, write_text
 from stages.lib.core.parameters import StageParameters, load, without
@@ -134,6 +137,11 @@ class Parameters(StageParameters):
     seed: int = Field(
         default=0, ge=0, lt=2**32, description="seed of initial weights, shuffling, dropout and augmentation"
     )
+    arithmetic: str = Field(
+        default=PORTABLE,
+        description="portable: equal bits on every processor; native: quicker, other bits on another processor",
+        json_schema_extra={"enum": [*ARITHMETICS]},
+    )
     precision: str = Field(
         default="float32",
         description="of the steps: float32, or bfloat16 by torch.autocast",
@@ -143,13 +151,18 @@ class Parameters(StageParameters):
         default=False,
         description="whether to compile the network with torch.compile: up to a minute first, then faster steps",
     )
-    threads: int = Field(default=1, ge=1, le=1024, description="CPU threads; another number may change the last bits")
+    threads: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="CPU threads; in native arithmetic another number may change the last bits",
+    )
 
 
 def main() -> None:
     parameters = load(Parameters)
     if not distributed.launched("train", parameters.threads):
-        device = compute.prepare(parameters.threads)
+        device = compute.prepare(parameters.threads, parameters.arithmetic)
         with distributed.joined(device) as group:
             train(parameters, device, group)
 
@@ -161,26 +174,31 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
             "params.yaml: optimizer: LBFGS trains in one process only; unset TORCHRUN, or choose another optimizer"
         )
 
+    functions = functions_of(parameters.arithmetic, group)
+    portable = parameters.arithmetic == PORTABLE
+
     # --- Data: the splits and the training batches ---
     memory = parameters.memory * MEBIBYTE
     train, val = (with_loss_targets(tensors.read(path, memory), parameters.loss) for path in (TRAIN, VAL))
     data = train.description
+    mixes = "mixup" in parameters.augmentation  # with images of any rank: every rank augments the whole batch
     order = ShuffledBatches(
         tensors.on_device(train, device),
         parameters.batch_size,
         seed=parameters.seed,
         memory=memory,
-        rows_of=group.rows_of,
+        rows_of=(lambda rows: slice(0, rows)) if mixes else group.rows_of,
     )
     batches = loader(order, pinned=device.type == "cuda")
     standardize = tensors.Standardize(data).to(device)
-    augment = augmentation.build(parameters.augmentation, data.outputs, group.batch)
+    augment = augmentation.build(parameters.augmentation, data.outputs, None if mixes else group.batch)
 
     # --- Model ---
     architecture = model_file.Architecture(**parameters.model_dump(include=set(model_file.Architecture.model_fields)))
     compute.seed(torch.device("cpu"), derived_seed(parameters.seed, "weights", 0))
     try:
-        network = model_file.build(architecture, data, group.batch).to(device)
+        with guarded() if portable else nullcontext(), functions:
+            network = model_file.build(architecture, data, group.batch).to(device)
     except RuntimeError as error:  # torch raises nothing more specific for a failed allocation
         raise UserError(
             f"params.yaml: hidden: this network does not fit into memory ({reason(error)}); choose a smaller one"
@@ -198,6 +216,7 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
         weight_decay=parameters.weight_decay,
         momentum=parameters.momentum,
         arguments=parameters.optimizer_args,
+        arithmetic=parameters.arithmetic,
     )
     rate_at = partial(
         learning_rate,
@@ -212,13 +231,17 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
     key = checkpoint.key(parameters.model_dump(), inputs, device)
     progress = checkpoint.resume(key, network, optimizer) if group.rank == 0 else checkpoint.Progress()
     progress, optimizer_state = group.broadcast((progress, optimizer.state_dict()))
-    if group.rank:  # DistributedDataParallel broadcasts the weights
+    if group.rank:
         optimizer.load_state_dict(optimizer_state)
+    group.broadcast_weights(network)
     if progress.epochs or progress.step:
         print(f"resuming after epoch {progress.epochs}, step {progress.step} of an interrupted run", flush=True)
-    training_network = compute.for_training(
-        group.average_gradients(network), device, precision=parameters.precision, compiled=parameters.compile
-    )
+    training_network = network
+    if not portable:  # portable gradients are those of the whole batch already
+        training_network = compute.for_training(
+            group.average_gradients(network), device, precision=parameters.precision, compiled=parameters.compile
+        )
+    guard = guarded(network) if portable else nullcontext()  # of the first step
 
     def save() -> None:
         if group.rank == 0:
@@ -241,25 +264,38 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
                 for parameter_group in optimizer.param_groups:
                     parameter_group["lr"] = rate
 
+                group.require_launcher()
+
                 # --- This rank's rows of the batch, on the device, augmented ---
                 rows = len(targets)
                 mine = group.begin_batch(rows)
                 images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-                images, rank_targets = augment(standardize(images), targets[mine])  # (B, C, H, W) float32
+                with functions:
+                    images = standardize(images)  # (B, C, H, W) float32
+                    if mixes:
+                        images, mixed_targets = augment(images, targets)
+                        images, rank_targets = images[mine], mixed_targets[mine]
+                    else:
+                        mixed_targets = targets
+                        images, rank_targets = augment(images, targets[mine])
                 group.seed_dropout(seed)
 
                 # --- Forward, loss, backward, step ---
                 with defer_signals():
-                    loss, outputs = train_step(
-                        training_network,
-                        losses.for_rank(loss_function, targets, group),
-                        optimizer,
-                        images,
-                        rank_targets,
-                        parameters.clip_norm,
-                    )
-                    score = tasks.score_sum(outputs, targets[mine]) if group.counts(rows) else 0.0
-                    loss, score = group.total(loss / group.size, score)  # for_rank scaled it by the group size
+                    with guard:
+                        loss, outputs = train_step(
+                            training_network,
+                            loss_function if portable else losses.for_rank(loss_function, mixed_targets, group),
+                            optimizer,
+                            images,
+                            rank_targets,
+                            parameters.clip_norm,
+                            functions,
+                        )
+                    guard = nullcontext()
+                    score = tasks.score_sum(outputs, targets[mine], group)
+                    if not portable:
+                        loss = group.total(loss / group.size)  # for_rank scaled it by the group size
                     progress.step += 1
                     progress.loss_sum += loss * rows
                     progress.score_sum += score
@@ -274,7 +310,7 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
             bar.close()
 
             # --- Validate ---
-            val_loss, val_score = validate(network, loss_function, val, device, group)
+            val_loss, val_score = validate(network, loss_function, val, device, group, parameters.arithmetic)
             rate = rate_at(epoch * len(order) - 1)
             require_finite(val_loss, "val loss", f"after epoch {epoch}", rate)
 
@@ -309,9 +345,7 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
     if parameters.weights:
         recorded["weights"] = {"sha256": parameters.weights["sha256"]}  # the path is specific to this machine
     image_counts = {"train": len(train), "val": len(val)}
-    model_file.save(
-        model_file.MODEL, progress.best_weights, architecture, data, image_counts, recorded, parameters.threads
-    )
+    model_file.save(model_file.MODEL, progress.best_weights, architecture, data, image_counts, recorded)
     write_table(CURVES, {name: [row[name] for row in progress.rows] for name in progress.rows[0]})
     best = {name.replace("score", score_name): value for name, value in progress.best.items() if name != "lr"}
     summary = {
@@ -319,8 +353,9 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
         "epochs": progress.epochs,
         "best_epoch": best.pop("epoch"),
         **best,
-        "processor": compute.processor(device),  # `make verify` requires equal bits on the same kind only
     }
+    if not portable:
+        summary["processor"] = compute.processor(device)  # `make verify` requires equal bits on the same kind only
     write_text(SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     checkpoint.finish(key, progress)
 
@@ -332,16 +367,18 @@ def train_step(
     images: Tensor,
     targets: Tensor,
     clip_norm: float | None,
+    functions: AbstractContextManager[Any] = NATIVE_FUNCTIONS,
 ) -> tuple[float, Tensor]:
     """Make one step: forward, loss, backward, step.
 
     Args:
         network: in training mode.
-        loss_function: the mean over the rows, scaled for this rank by `losses.for_rank`.
+        loss_function: the mean over the rows, scaled for this rank by `losses.for_rank` in native arithmetic.
         optimizer: of the network's weights.
         images: (B, C, H, W) float32, standardized and augmented.
         targets: (B,) class numbers or (B, classes) probabilities, or (B, quantities).
         clip_norm: the largest L2 norm of the gradient; None: no limit.
+        functions: the mode of the arithmetic.
 
     Returns:
         The loss before the step, and the outputs that it was computed from: (B, classes or quantities).
@@ -352,12 +389,14 @@ def train_step(
     def forward_and_backward() -> float:
         for weight in weights:
             weight.grad = None
-        outputs = network(images)
+        with functions:
+            outputs = network(images)
+            loss = loss_function(outputs, targets)
         evaluated.append(outputs.detach())
-        loss = loss_function(outputs, targets)
         loss.backward()
         if clip_norm is not None:
-            nn.utils.clip_grad_norm_(weights, clip_norm)
+            with functions:
+                nn.utils.clip_grad_norm_(weights, clip_norm)
         return float(loss.detach())
 
     loss = optimizers.plain_step(optimizer)(forward_and_backward)
@@ -365,15 +404,24 @@ def train_step(
 
 
 def validate(
-    network: nn.Module, loss_function: nn.Module, val: tensors.Split, device: torch.device, group: Group = SINGLE
+    network: nn.Module,
+    loss_function: nn.Module,
+    val: tensors.Split,
+    device: torch.device,
+    group: Group = SINGLE,
+    arithmetic: str = NATIVE,
 ) -> tuple[float, float]:
     """Return mean loss and score over the validation rows, in evaluation mode; the same on every rank."""
-    loss_function = copy.deepcopy(loss_function).to("cpu", torch.float64)
+    # Portable functions round to float32; their sums are exact.
+    dtype = torch.float32 if arithmetic == PORTABLE else torch.float64
+    loss_function = copy.deepcopy(loss_function).to("cpu", dtype)
     loss_sum, denominator, score_sums = 0.0, 0.0, torch.zeros(1, dtype=torch.float64)
-    for rows, outputs in outputs_of(network, val, device, group):
+    for rows, outputs in outputs_of(network, val, device, group, arithmetic):
         targets = val.targets[rows] if val.targets.dtype == torch.int64 else val.targets[rows].double()
         weight = losses.denominator(loss_function, targets)
-        loss_sum += float(loss_function(outputs, targets)) * weight
+        with functions_of(arithmetic):
+            loss = loss_function(outputs.to(dtype), targets if targets.dtype == torch.int64 else targets.to(dtype))
+        loss_sum += float(loss) * weight
         denominator += weight
         score_sums = score_sums + tasks.sums(outputs, targets)
     loss = loss_sum / denominator if denominator else 0.0  # only rank 0 has the outputs

@@ -315,7 +315,9 @@ def make() -> Iterator[Format]:
 
     network = model_file.build(ARCHITECTURE, DESCRIPTION)
     rows = {"train": 12, "val": 12}
-    model_file.save(model_file.MODEL, network.state_dict(), ARCHITECTURE, DESCRIPTION, rows, {"lr": 0.1}, threads=1)
+    model_file.save(
+        model_file.MODEL, network.state_dict(), ARCHITECTURE, DESCRIPTION, rows, {"lr": 0.1, "arithmetic": "portable"}
+    )
     for path in (model_file.MODEL, model_file.MODEL.with_suffix(".json")):
         yield Format(path.name, str(path), path.read_bytes(), read_model, unchanged(read_model), JSON)
 

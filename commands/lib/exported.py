@@ -127,7 +127,7 @@ def about(model: ModelDescription) -> dict[str, Any]:
     """Describe the model for the metadata of the files."""
     data = model.data
     metadata: dict[str, Any] = {
-        "version": model.versions.project,
+        "version": model.project,
         "dataset": data.dataset,
         "network": model.architecture.model,
         "weights_sha256": model.weights_sha256,

@@ -417,7 +417,7 @@ def test_a_model_of_colours_and_many_classes(
     architecture = model_file.Architecture(model="mlp", hidden=[32], activation="relu", dropout=0.0)
     weights = model_file.build(architecture, data).state_dict()
     path = project.root / model_file.MODEL
-    model_file.save(path, weights, architecture, data, {"train": 3, "val": 1}, {}, threads=1)
+    model_file.save(path, weights, architecture, data, {"train": 3, "val": 1}, {"arithmetic": "portable"})
     network, model = model_file.load(path)
     program = exported.program_of(end_to_end(network, data), data)
     exported.save_onnx(program, path.with_suffix(".onnx"), data, exported.about(model))

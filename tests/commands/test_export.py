@@ -83,7 +83,7 @@ def test_the_files_have_the_description_of_the_model(shipped: Project) -> None:
         assert output.type.tensor_type.shape.dim[0].dim_param == "batch"
         about = onnxruntime.InferenceSession(shipped.root / path).get_modelmeta().custom_metadata_map
         assert json.loads(about["classes"]) == description["data"]["classes"]
-        assert about["version"] == description["versions"]["project"]
+        assert about["version"] == description["project"]
         assert about["weights_sha256"] == description["weights_sha256"]
         assert about["input"] == "images: uint8 (batch, 1, 28, 28), pixels of 0 to 255"
     extra = {"about.json": ""}

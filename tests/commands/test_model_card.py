@@ -71,14 +71,15 @@ def evaluated(
 
 def rendered(data: DataDescription, evaluation: Evaluation) -> str:
     model = model_file.ModelDescription(
-        format=2,
+        format=3,
+        project="0.1.0",
         architecture=model_file.Architecture(model="mlp", hidden=[8], activation="tanh", dropout=0.5),
         data=data,
         images={"train": 70, "val": 30},
         parameters={"lr": 0.1, "activation": "tanh|relu"},
-        threads=1,
+        arithmetic="portable",
+        environment=None,
         weights_sha256="abc",
-        versions=model_file.Versions(project="0.1.0", torch="2.13.0"),
     )
     card = model_card.render(model, 3, {"models/model.json": "0" * 32}, evaluation)
     assert "\n\n\n" not in card

@@ -52,7 +52,9 @@ def model(folder: Path) -> Callable[[DataDescription], str]:
         torch.manual_seed(0)
         network = model_file.build(ARCHITECTURE, data)
         path = folder / "other.safetensors"
-        model_file.save(path, network.state_dict(), ARCHITECTURE, data, {"train": 3, "val": 1}, {}, threads=1)
+        model_file.save(
+            path, network.state_dict(), ARCHITECTURE, data, {"train": 3, "val": 1}, {"arithmetic": "portable"}
+        )
         return str(path)
 
     return save

@@ -52,6 +52,7 @@ CHANGED = {
     "patience": 1,
     "clip_norm": 2.0,
     "seed": 4,
+    "arithmetic": "native",
     "precision": "bfloat16",
     "compile": "true",
     "threads": 2,

@@ -247,7 +247,10 @@ def test_forged_results_are_refused(project: Project, propose: Any) -> None:
 
 def test_results_from_a_different_processor_are_verified_within_rounding(project: Project, propose: Any) -> None:
     """At this learning rate, rounding changes the accuracy by percentage points, which `make verify` accepts."""
-    project.set(lr=0.01, epochs=2)
+    project.set(arithmetic="native", epochs=2)
+    project.repro()
+    project.commit("native results of this processor")
+    project.set(lr=0.01)
     project.run("dvc", "repro", ATEN_CPU_CAPABILITY="default")
     pull_request = propose("other-processor")
     assert pull_request.failed is None, pull_request.printed
@@ -259,6 +262,17 @@ def test_results_from_a_different_processor_are_verified_within_rounding(project
         "verified: not to the last bit, but no metric differs by more than rounding explains: accuracy 0."
         in pull_request.printed
     )
+
+
+def test_portable_results_from_a_different_processor_are_verified_to_the_last_bit(
+    project: Project, propose: Any
+) -> None:
+    project.set(lr=0.01, epochs=2)
+    project.run("dvc", "repro", ATEN_CPU_CAPABILITY="default", MKL_CBWR="COMPATIBLE")
+    pull_request = propose("other-processor")
+    assert pull_request.failed is None, pull_request.printed
+    assert VERIFIED in pull_request.printed
+    assert "Different processors" not in pull_request.report
 
 
 def test_an_invalid_parameter_is_refused(project: Project, propose: Any) -> None:

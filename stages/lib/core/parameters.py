@@ -6,6 +6,7 @@ The same model refuses bad values of a stage that is started by hand.
 """
 
 import operator
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -71,6 +72,21 @@ def load(model: type[P]) -> P:
         return model.model_validate({key: values[key] for key in model.model_fields})
     except ValidationError as error:
         raise UserError(f"{PARAMETERS}: {reason(error)}") from error
+
+
+def device_name(arithmetic: object) -> str:
+    """Return the device that `DEVICE` in the environment names: "cpu" if it is not set.
+
+    Raises:
+        UserError: it is not the CPU, and the arithmetic is portable.
+    """
+    name = os.environ.get("DEVICE", "cpu")
+    if name != "cpu" and arithmetic == "portable":
+        raise UserError(
+            f"DEVICE: found `{name}`, but portable arithmetic computes on the CPU; unset DEVICE, or set arithmetic to "
+            f"native in {PARAMETERS}"
+        )
+    return name
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -8,26 +8,30 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from stages.lib.arithmetic.mode import PORTABLE
 from stages.lib.core.errors import UserError
+from stages.lib.core.parameters import device_name
 
 CPUINFO = Path("/proc/cpuinfo")
+SUBNORMAL = 1e-40
 MODEL_FIELDS = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")  # of x86-64, and of Arm
 
 
-def prepare(threads: int) -> torch.device:
+def prepare(threads: int, arithmetic: str) -> torch.device:
     """Set the number of threads, require deterministic algorithms, and return the device to compute on.
 
     `DEVICE` in the environment names it ("cpu", "cuda", "cuda:1"). The default is the CPU, which every machine has:
     another kind of device gives other last bits. With several ranks on a machine each takes the GPU of its local rank.
 
     Raises:
-        UserError: DEVICE names no device, or one that is missing.
+        UserError: DEVICE names no device, or one that is missing, or one that portable arithmetic does not use; or the
+            processor takes the smallest numbers for 0.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     torch.set_num_threads(threads)
     # The same as use_deterministic_algorithms(True), which imports the compiler, for more than a second.
     torch.set_deterministic_debug_mode("error")
-    name = os.environ.get("DEVICE", "cpu")
+    name = device_name(arithmetic)
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
@@ -36,6 +40,11 @@ def prepare(threads: int) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = re.split(r"\.(?: |$)|\n", str(error), maxsplit=1)[0]  # torch goes on to list every backend
         raise UserError(f"DEVICE: cannot compute on `{name}` ({reason}); unset DEVICE for the CPU") from error
+    if arithmetic == PORTABLE and not float(torch.tensor(SUBNORMAL) * 1):
+        raise UserError(
+            "this processor is set to take the smallest numbers (subnormal ones) for 0, which changes results; unset "
+            "that, or set arithmetic to native in params.yaml"
+        )
     return device
 
 

@@ -23,7 +23,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
@@ -75,20 +75,52 @@ class Group:
         if self.size > 1 and self.device.type != "cpu":
             compute.seed(self.device, seed + self.rank)
 
-    def total(self, *numbers: float) -> list[float]:
-        """Return the sum of each number over all ranks.
+    def maximum(self, values: Tensor) -> Tensor:
+        """Return the elementwise maximum over all ranks."""
+        if self.size == 1:
+            return values
+        values = values.clone() if self.counts(self.batch.total) else torch.zeros_like(values)
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+        return values
+
+    def sum_exactly(self, values: Tensor) -> Tensor:
+        """Return the elementwise sum over all ranks, which is exact if all terms are multiples of one unit."""
+        if self.size == 1:
+            return values
+        values = values.contiguous() if self.counts(self.batch.total) else torch.zeros_like(values)
+        torch.distributed.all_reduce(values)
+        return values
+
+    def rows_in_all(self, rows: int) -> int:
+        """Return how many rows the current batch has, of which this rank computes `rows`."""
+        return rows if self.size == 1 else self.batch.total
+
+    def of_this_rank(self, values: Tensor) -> Tensor:
+        """Select the rows of this rank from values for the whole batch."""
+        return values if self.size == 1 else values[self.batch.mine]
+
+    def total(self, number: float) -> float:
+        """Return the sum of a number over all ranks."""
+        if self.size == 1:
+            return number
+        total = torch.tensor(number, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(total)
+        return float(total)
+
+    def require_launcher(self) -> None:
+        """Check that the launcher of this process is still running.
 
         Raises:
-            UserError: the launcher is gone.
+            UserError: it is gone.
         """
-        if self.size == 1:
-            return list(numbers)
-        if os.getppid() != self.launcher_pid:
+        if self.size > 1 and os.getppid() != self.launcher_pid:
             raise UserError("the launcher of this process is gone; start it again to resume from the last checkpoint")
-        sums = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(sums)
-        totals: list[float] = sums.tolist()
-        return totals
+
+    def broadcast_weights(self, network: nn.Module) -> None:
+        """Give every rank the weights and buffers that rank 0 has."""
+        if self.size > 1:
+            for value in network.state_dict().values():
+                torch.distributed.broadcast(value, 0)
 
     def broadcast(self, value: T) -> T:
         """Return the value that rank 0 has."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
+from stages.lib.arithmetic.guard import trusted
 from stages.lib.model.batch_rows import BatchRows
 
 LANE = 1 << 16  # values of 16 bits
@@ -44,14 +45,22 @@ class QuickDropout(nn.Module):
             return units
         if units.device.type != "cpu":
             return dropout(units, self.p)
-        number = units.numel()
-        before, after = self.batch.elements_outside(number)  # the units of other ranks' rows
-        random = torch.empty(-(-(before + number + after) // 4), dtype=torch.int64).random_(INT64_MIN, None)
-        lanes = random.view(torch.int16)[before : before + number].view(units.shape)  # uniform in [-LANE / 2, LANE / 2)
-        # 0 for a lane below the threshold, at least `slope` above it, which the clamp limits to `scale`: two vectorized
-        # passes, where comparing and scaling takes three.
-        mask = torch.add(self.offset, lanes, alpha=self.slope).clamp_(0, self.scale)
-        return units * mask.to(units.dtype)
+        mask = self.mask(len(units), units[0].numel())
+        return units if mask is None else units * mask.view(units.shape).to(units.dtype)
+
+    @trusted  # its product is with a power of two: exact
+    def mask(self, rows: int, units: int) -> Tensor | None:
+        """Draw 0, or what a kept unit is multiplied by, for each unit: (rows, units) float32; None: all are kept."""
+        if not self.training or self.dropped == 0:
+            return None
+        with torch._C.DisableTorchFunction():  # portable arithmetic has no other functions for this
+            number = rows * units
+            before, after = self.batch.elements_outside(number)  # the units of other ranks' rows
+            random = torch.empty(-(-(before + number + after) // 4), dtype=torch.int64).random_(INT64_MIN, None)
+            lanes = random.view(torch.int16)[before : before + number]  # uniform in [-LANE / 2, LANE / 2)
+            # 0 for a lane below the threshold, at least `slope` above it, which the clamp limits to `scale`: two
+            # vectorized passes, where comparing and scaling takes three.
+            return torch.add(self.offset, lanes, alpha=self.slope).clamp_(0, self.scale).view(rows, units)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

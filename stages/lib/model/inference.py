@@ -1,11 +1,14 @@
 """The outputs of a network for every row of a split, or for other images."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from stages.lib.arithmetic.guard import guarded
+from stages.lib.arithmetic.mode import NATIVE, PORTABLE, functions_of
 from stages.lib.model.distributed import Group
 from stages.lib.model.tensors import Standardize
 from stages.lib.splits.description import DataDescription
@@ -32,20 +35,34 @@ def rows_at_a_time(description: DataDescription) -> int:
 
 
 @torch.inference_mode()
-def outputs_of(network: nn.Module, split: Rows, device: torch.device, group: Group) -> Iterator[tuple[slice, Tensor]]:
+def outputs_of(
+    network: nn.Module, split: Rows, device: torch.device, group: Group, arithmetic: str = NATIVE
+) -> Iterator[tuple[slice, Tensor]]:
     """Compute the logits, or standardized quantities, of all rows in their order, in evaluation mode.
 
     Batches go round-robin to the ranks; rank 0 gathers the outputs. The network stays in evaluation mode.
+
+    Args:
+        network: images (n, C, H, W) -> (n, outputs).
+        split: the images.
+        device: that computes.
+        group: the ranks that share the work.
+        arithmetic: "portable" or "native".
 
     Yields:
         On rank 0: the rows of a batch, and their outputs (n, outputs) float64 on the CPU. On other ranks: nothing.
     """
     network.eval()
+    functions = functions_of(arithmetic)  # an image's outputs do not depend on the other images: no rank needs another
+    guard = guarded(network) if arithmetic == PORTABLE else nullcontext()
     standardize = Standardize(split.description).to(device)
     rows = rows_at_a_time(split.description)
     batches = [slice(first, min(first + rows, len(split))) for first in range(0, len(split), rows)]
     for first in range(0, len(batches), group.size):
         outputs = torch.empty(0)  # of a rank without a batch in the last round
         for batch in batches[first + group.rank : first + group.rank + 1]:
-            outputs = network(standardize(split.rows(batch.start, batch.stop).to(device))).cpu().double()
+            images = standardize(split.rows(batch.start, batch.stop).to(device))
+            with guard, functions:
+                outputs = network(images).cpu().double()
+            guard = nullcontext()  # of the first batch only
         yield from zip(batches[first : first + group.size], group.gather(outputs), strict=False)

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from stages.lib.arithmetic.mode import NATIVE
 from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import replacing, write_text
 from stages.lib.core.sealed import seal, unseal
@@ -33,24 +34,30 @@ class Architecture(FrozenModel):
     dropout: float
 
 
-class Versions(FrozenModel):
-    """The versions that trained the model; others may give other last bits."""
+class Environment(FrozenModel):
+    """What a result of native arithmetic depends on as well; another may give other last bits."""
 
-    project: str
-    torch: str
+    torch: str  # version
+    threads: int = Field(ge=1)  # CPU threads of the training
 
 
 class ModelDescription(FrozenModel):
     """The content of model.json, equal for two equal runs."""
 
-    format: Literal[2]
+    format: Literal[3]
+    project: str  # version
     architecture: Architecture
     data: DataDescription
     images: dict[str, int]  # rows of train, and of val, which selected the epoch
     parameters: dict[str, Any]  # every parameter of the training, for people to read
-    threads: int = Field(ge=1)  # CPU threads of the training
+    arithmetic: Literal["portable", "native"]
+    environment: Environment | None  # None in portable arithmetic
     weights_sha256: str
-    versions: Versions
+
+    @property
+    def threads(self) -> int:
+        """CPU threads to use: those of the training, or one, where their number does not matter."""
+        return self.environment.threads if self.environment else 1
 
 
 def save(
@@ -60,22 +67,27 @@ def save(
     data: DataDescription,
     images: dict[str, int],
     parameters: dict[str, Any],
-    threads: int,
 ) -> None:
     """Write the weights to `path` and their description beside it, with the suffix .json.
 
     Between the two writes they do not match, which `load` detects by the SHA-256.
     """
+    arithmetic, environment = parameters["arithmetic"], None
+    if arithmetic == NATIVE:
+        environment = Environment(torch=torch.__version__.split("+")[0], threads=parameters["threads"])
+    else:
+        parameters = {name: value for name, value in parameters.items() if name != "threads"}  # it changes nothing
     content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in weights.items()})
     description = ModelDescription(
-        format=2,
+        format=3,
+        project=VERSION,
         architecture=architecture,
         data=data,
         images=images,
         parameters=parameters,
-        threads=threads,
+        arithmetic=arithmetic,
+        environment=environment,
         weights_sha256=hashlib.sha256(content).hexdigest(),
-        versions=Versions(project=VERSION, torch=torch.__version__.split("+")[0]),
     )
     with replacing(path) as temporary:
         temporary.write_bytes(content)

@@ -6,9 +6,13 @@ regression     (N, quantities) float64, in their own units  standardized as floa
                                                             mean and std of the training rows
 """
 
+import math
+
 import torch
 from torch import Tensor
 
+from stages.lib.arithmetic.exact import ALONE, Ranks, exact_sum
+from stages.lib.arithmetic.losses import softmax_of
 from stages.lib.splits.description import DataDescription
 
 
@@ -31,18 +35,26 @@ def in_original_units(outputs: Tensor, data: DataDescription) -> Tensor:
     return outputs * std + mean
 
 
-def score_sum(outputs: Tensor, targets: Tensor) -> float:
-    """Return the sum of the rows' scores; the mean over an epoch is the train score.
+def probabilities(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probability of each class, and its logarithm: (N, classes) -> float64, of float32 precision."""
+    shares, logarithms = softmax_of(logits.float())
+    return shares.double(), logarithms.double()
+
+
+def score_sum(outputs: Tensor, targets: Tensor, ranks: Ranks = ALONE) -> float:
+    """Return the sum of the rows' scores over all ranks; the mean over an epoch is the train score.
 
     The standardized quantities of the training rows have variance 1: there R2 is 1 minus the mean squared error.
 
     Args:
         outputs: (B, classes or quantities).
         targets: (B,) class numbers, or (B, quantities) standardized.
+        ranks: the processes that have the other rows of the batch.
     """
     if targets.dtype == torch.int64:
-        return float((outputs.argmax(1) == targets).sum())
-    return float((1 - (outputs.double() - targets).square()).mean(1).sum())
+        return float(ranks.sum_exactly((outputs.argmax(1) == targets).sum().double()))
+    scores = 1 - (outputs.double() - targets).square()
+    return float(exact_sum(scores, [0, 1], ranks)) / targets.shape[1]
 
 
 def sums(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -54,7 +66,7 @@ def sums(outputs: Tensor, targets: Tensor) -> Tensor:
     """
     if targets.dtype == torch.int64:
         return (outputs.argmax(1) == targets).sum(0, keepdim=True).double()
-    return (outputs - targets).square().sum(0)
+    return exact_sum((outputs - targets).square(), [0], ALONE)
 
 
 def score(total: Tensor, targets: Tensor) -> float:
@@ -67,9 +79,9 @@ def score(total: Tensor, targets: Tensor) -> float:
     if targets.dtype == torch.int64:
         return float(total) / len(targets)
     values = targets.double()
-    variation = (values - values.mean(0)).square().sum(0)
+    variation = exact_sum((values - exact_sum(values, [0], ALONE) / len(values)).square(), [0], ALONE)
     varies = values.amin(0) != values.amax(0)
-    return float(torch.where(varies, 1 - total / variation, 0.0).mean())
+    return math.fsum(torch.where(varies, 1 - total / variation, 0.0).tolist()) / len(varies)
 
 
 def _scale(data: DataDescription) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,8 @@ SMALLEST = {
 # Networks that divide the image into patches: its side has to be a multiple of these pixels.
 PATCHES = {"vit_b_16": 16, "vit_l_16": 16, "vit_b_32": 32, "vit_l_32": 32, "vit_h_14": 14, "maxvit_t": 224}
 NAMES = [*SMALLEST, *PATCHES]
+# Portable arithmetic has no attention.
+TRANSFORMERS = [name for name in NAMES if name.startswith(("swin", "vit", "maxvit"))]
 
 
 def build(name: str, shape: tuple[int, int, int], outputs: int) -> nn.Module:

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
+from stages.lib.model import tasks
 from stages.lib.model.tensors import Split
 from stages.lib.reporting import metrics
 from stages.lib.reporting.results import Evaluation, Mistake, Table
@@ -29,9 +29,10 @@ def evaluate(outputs: Iterable[tuple[slice, Tensor]], split: Split, *, bins: int
     predicted, confidence = np.empty_like(actual), np.empty(len(actual))
     losses, top_5_correct = np.empty(len(actual)), 0
     for rows, logits in outputs:
-        probabilities = logits.softmax(1).numpy()
+        of_classes, logarithms = tasks.probabilities(logits)
+        probabilities = of_classes.numpy()
         predicted[rows], confidence[rows] = probabilities.argmax(1), probabilities.max(1)
-        losses[rows] = cross_entropy(logits, split.targets[rows], reduction="none").numpy()
+        losses[rows] = -logarithms.gather(1, split.targets[rows, None])[:, 0].numpy()
         top_5_correct += metrics.top_k_correct(probabilities, actual[rows], 5)
     correct = actual == predicted
     calibration = metrics.calibration(confidence, correct, bins)
@@ -40,7 +41,7 @@ def evaluate(outputs: Iterable[tuple[slice, Tensor]], split: Split, *, bins: int
         "accuracy": float(correct.mean()),
         "accuracy_low": low,
         "accuracy_high": high,
-        "cross_entropy": float(losses.mean()),
+        "cross_entropy": metrics.mean(losses),
         "macro_f1": metrics.macro_f1(actual, predicted, len(names)),
         "calibration_error": metrics.calibration_error(calibration),
         "rows": len(correct),

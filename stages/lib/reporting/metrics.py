@@ -1,12 +1,18 @@
 """Metrics of predictions: NumPy arrays in, plain numbers out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 Z_95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
+
+
+def mean(values: Iterable[float]) -> float:
+    """Return the mean, from a sum that is rounded once: NumPy's depends on the order in which it adds."""
+    values = [*values]
+    return math.fsum(values) / len(values)
 
 
 def accuracy_interval(correct: int, rows: int) -> tuple[float, float]:
@@ -32,7 +38,7 @@ def macro_f1(actual: np.ndarray, predicted: np.ndarray, classes: int) -> float:
     hits = np.bincount(actual[actual == predicted], minlength=classes)
     both = np.bincount(actual, minlength=classes) + np.bincount(predicted, minlength=classes)
     seen = both > 0
-    return float(np.mean(2 * hits[seen] / both[seen]))
+    return mean(2 * hits[seen] / both[seen])
 
 
 def by_class(actual: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -111,8 +117,8 @@ def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int) -> list[
         inside = numbers == number
         table.append(
             {
-                "confidence": float(confidence[inside].mean()),
-                "accuracy": float(correct[inside].mean()),
+                "confidence": mean(confidence[inside]),
+                "accuracy": mean(correct[inside]),
                 "rows": int(inside.sum()),
             }
         )
@@ -122,7 +128,7 @@ def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int) -> list[
 def calibration_error(table: list[dict[str, float]]) -> float:
     """Compute the expected calibration error (Guo et al. 2017): the mean gap of confidence and accuracy over rows."""
     rows = sum(row["rows"] for row in table)
-    return sum(row["rows"] * abs(row["confidence"] - row["accuracy"]) for row in table) / rows
+    return math.fsum(row["rows"] * abs(row["confidence"] - row["accuracy"]) for row in table) / rows
 
 
 def regression(actual: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
@@ -131,11 +137,12 @@ def regression(actual: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     R2 is 0 if all actual values are equal.
     """
     residual = predicted - actual
-    spread = float(((actual - actual.mean()) ** 2).sum()) if actual.min() != actual.max() else 0.0
+    squares = mean(residual * residual)
+    spread = mean((actual - mean(actual)) ** 2) if actual.min() != actual.max() else 0.0
     return {
-        "mae": float(np.abs(residual).mean()),
-        "rmse": float(np.sqrt((residual**2).mean())),
-        "r2": 1 - float((residual**2).sum()) / spread if spread else 0.0,
+        "mae": mean(np.abs(residual)),
+        "rmse": math.sqrt(squares),
+        "r2": 1 - squares / spread if spread else 0.0,
     }
 
 

@@ -34,7 +34,7 @@ def evaluate(outputs: Iterable[tuple[slice, Tensor]], split: Split, *, max_mista
     by_quantity = {
         name: metrics.regression(actual[:, column], predicted[:, column]) for column, name in enumerate(names)
     }
-    r2 = float(np.mean([each["r2"] for each in by_quantity.values()]))
+    r2 = metrics.mean([each["r2"] for each in by_quantity.values()])
     scores: dict[str, Any] = by_quantity[names[0]] if len(names) == 1 else {"r2": r2, **by_quantity}
 
     residual = predicted - actual

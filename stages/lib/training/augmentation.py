@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate, one_hot, pad
 
+from stages.lib.arithmetic.random import beta
 from stages.lib.model.batch_rows import BatchRows
 
 Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -42,7 +43,7 @@ def build(options: Mapping[str, float], classes: int, batch: BatchRows | None = 
     Args:
         options: by their names in OPTIONS; 0 turns an option off.
         classes: number of classes; unused for a regression.
-        batch: the rows of the current batch, if several ranks share it.
+        batch: the rows of the current batch, if several ranks share it; not with mixup, which needs all rows.
     """
     active = {name: float(value) for name, value in options.items() if value}
     return partial(_augment, active, classes, batch or BatchRows())
@@ -116,12 +117,9 @@ def scaled(share: Tensor, low: float, high: float) -> Tensor:
 
 
 def mixup(images: Tensor, targets: Tensor, alpha: float, classes: int) -> tuple[Tensor, Tensor]:
-    """Blend each image and its target with another of the batch, by one share for all (Zhang et al. 2018).
-
-    With several ranks each blends only its rows.
-    """
-    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    """Blend each image and its target with another of the batch, by one share for all (Zhang et al. 2018)."""
+    share = beta(alpha)
     share = max(share, 1 - share)
-    other = torch.randperm(len(images), device=images.device)
+    other = torch.randperm(len(images)).to(images.device)
     values = one_hot(targets, classes).to(images.dtype) if targets.dtype == torch.int64 else targets
     return share * images + (1 - share) * images[other], share * values + (1 - share) * values[other]

@@ -1,8 +1,9 @@
 """Checkpoints: the state of a training between two steps, in .state/train/, which git and DVC ignore.
 
-The file's name is a hash of what the result depends on: parameters, data, code, torch and processor, but not the number
-of ranks. So a training resumes only from a checkpoint of the same training, and starts over after any change. It holds
-no state of random generators: the draws of an epoch or a step follow from the seed and its number.
+The file's name is a hash of what the result depends on: parameters, data and code, in native arithmetic also torch and
+processor, but not the number of ranks. So a training resumes only from a checkpoint of the same training, and starts
+over after any change. It holds no state of random generators: the draws of an epoch or a step follow from the seed and
+its number.
 
 A finished training leaves its metrics and best weights there, because DVC may be killed before it has recorded them; a
 newer dvc.lock shows that it has.
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stages.lib.arithmetic.mode import PORTABLE
 from stages.lib.core.files import STATE, replacing, sha256_of
 from stages.lib.model import compute
 
@@ -67,14 +69,20 @@ class Progress:
 
 
 def key(parameters: Mapping[str, Any], inputs: Sequence[object], device: torch.device) -> str:
-    """Return the hash of everything a training's result depends on: parameters, inputs, code, torch, processor.
+    """Return the hash of everything a training's result depends on: parameters, inputs, code.
+
+    In native arithmetic also torch and processor; in portable arithmetic not the number of threads.
 
     Args:
         parameters: of the stage.
         inputs: description and hashes of the data, JSON-serializable.
         device: that the training computes on.
     """
-    conditions = [parameters, list(inputs), torch.__version__, str(device), compute.processor(device)]
+    conditions: list[Any] = [dict(parameters), list(inputs)]
+    if parameters["arithmetic"] == PORTABLE:
+        del conditions[0]["threads"]
+    else:
+        conditions += [torch.__version__, str(device), compute.processor(device)]
     digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode())
     modules = [module for name, module in sys.modules.items() if name == "__main__" or name.startswith("stages.")]
     for path in sorted({file for module in modules if (file := getattr(module, "__file__", None))}):

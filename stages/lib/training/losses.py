@@ -7,6 +7,7 @@ To add a loss, write a class here and add a line to the table of its task; it re
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -116,5 +117,5 @@ def for_rank(loss: nn.Module, targets: Tensor, group: Group) -> LossFunction:
 def denominator(loss: nn.Module, targets: Tensor) -> float:
     """Return what a loss divides by to give the mean: the number of targets, or the sum of their class weights."""
     if isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None and targets.dtype == torch.int64:
-        return float(loss.weight[targets].sum())
+        return math.fsum(loss.weight[targets].tolist())
     return len(targets)

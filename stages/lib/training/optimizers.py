@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from stages.lib.arithmetic.mode import NATIVE, PORTABLE
 from stages.lib.core.errors import UserError, reason
+from stages.lib.training import portable_optimizers
 
 # SparseAdam takes sparse gradients only, Muon matrices only: neither can train a network with biases.
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -21,6 +23,8 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     and issubclass(member, torch.optim.Optimizer)
     and name not in {"Optimizer", "SparseAdam", "Muon"}
 }
+# Of torch's, portable arithmetic has some; of those added here, it takes any in which the guard finds nothing.
+IN_PORTABLE = [name for name in OPTIMIZERS if name in portable_optimizers.OPTIMIZERS or not hasattr(torch.optim, name)]
 OWN_PARAMETERS = {"lr", "weight_decay", "momentum"}  # keys of params.yaml, not of optimizer_args
 # Optimizers with a kernel for the whole step: on a CPU Adam's takes a third of the time of the default.
 FUSED = {"Adam", "AdamW", "Adagrad", "SGD"}
@@ -67,21 +71,24 @@ def build(
     weight_decay: float,
     momentum: float,
     arguments: Mapping[str, Any],
+    arithmetic: str = NATIVE,
 ) -> torch.optim.Optimizer:
     """Build an optimizer of the weights.
 
     `weight_decay` and `momentum` are passed to every optimizer that takes them, so that 0 means none, also for AdamW,
-    whose default weight decay is 0.01.
+    whose default weight decay is 0.01. In portable arithmetic SGD, Adam and AdamW are those of `portable_optimizers`.
 
     Raises:
         UserError: the optimizer rejects the value of an option.
     """
     avoid_importing_compiler()
+    make: Callable[..., torch.optim.Optimizer] = OPTIMIZERS[name]
     options_given = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
     options_given = {option: value for option, value in options_given.items() if option in options(name)}
-    if name in FUSED and not arguments.keys() & {"fused", "foreach"}:
+    if arithmetic == PORTABLE:
+        make = portable_optimizers.OPTIMIZERS.get(name, make)
+    elif name in FUSED and not arguments.keys() & {"fused", "foreach"}:
         options_given["fused"] = True
-    make: Callable[..., torch.optim.Optimizer] = OPTIMIZERS[name]
     try:
         # Some values are rejected by the first step only: make one, on a weight that is thrown away.
         weight = torch.nn.Parameter(torch.zeros(1))

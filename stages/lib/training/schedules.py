@@ -5,6 +5,8 @@ A function has no state, unlike the schedulers of torch.optim: a checkpoint need
 
 import math
 
+from stages.lib.arithmetic.functions import half_cosine
+
 SCHEDULES = ("constant", "cosine", "one_cycle")
 # Defaults of torch.optim.lr_scheduler.OneCycleLR: share of the steps; first and last rate relative to the highest.
 ONE_CYCLE_WARMUP = 0.3
@@ -40,4 +42,4 @@ def learning_rate(step: int, *, schedule: str, lr: float, warmup: float | None, 
 
 
 def _half_cosine(start: float, end: float, progress: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+    return end + (start - end) * half_cosine(progress)
