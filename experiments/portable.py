@@ -3,7 +3,8 @@
     make portable        (python -m experiments.portable)
 
 The stages of three pipelines run from nothing, in copies of the last commit, without DVC: that of params.yaml with
-portable arithmetic, 50 steps of `cnn`, and 50 steps of `resnet18`. Their surroundings: the vector instructions of
+portable arithmetic, 50 steps of `cnn`, and 50 steps of `resnet18`; and a sample of every operation that the guard lets
+pass. Their surroundings: the vector instructions of
 PyTorch, the kernels of the matrix library, threads, processes and, where an emulator is installed, other processors.
 docs/portable.md says how to add another interpreter, such as an emulated Arm machine, by ARM_PYTHON.
 """
@@ -39,6 +40,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "cnn": {"model": "cnn", **FIFTY_STEPS},
     "resnet18": {"model": "resnet18", "image_size": 8, **FIFTY_STEPS},
 }
+OPERATIONS = "tests.arithmetic.operations"
 QEMU, ARM_PYTHON = "qemu-x86_64-static", "ARM_PYTHON"
 
 
@@ -126,9 +128,10 @@ def run_in(surroundings: Surroundings, parameters: Mapping[str, Any], folder: Pa
     with modify_yaml(folder / PARAMETERS) as values:
         values |= {**parameters, "arithmetic": "portable", "threads": surroundings.threads}
     variables = {name: value for name, value in os.environ.items() if name not in ("TORCHRUN", "DEVICE")}
-    for stage in STAGES:
+    for module in (*(f"stages.{stage}" for stage in STAGES), OPERATIONS):
+        arguments = [str(surroundings.threads)] if module == OPERATIONS else []
         done = subprocess.run(
-            [*surroundings.command, "-m", f"stages.{stage}"],
+            [*surroundings.command, "-m", module, *arguments],
             cwd=folder,
             env={**variables, **surroundings.variables},
             capture_output=True,
@@ -136,8 +139,8 @@ def run_in(surroundings: Surroundings, parameters: Mapping[str, Any], folder: Pa
             check=False,
         )
         if done.returncode:
-            raise UserError(f"{surroundings.name}: {stage} failed: {done.stderr.strip()[-500:]}")
-    artifacts = {
+            raise UserError(f"{surroundings.name}: {module} failed: {done.stderr.strip()[-500:]}")
+    artifacts = {"operations": done.stdout.encode()} | {
         str(path.relative_to(folder)): path.read_bytes()
         for top in ARTIFACTS
         for path in sorted((folder / top).rglob("*"))
