@@ -58,10 +58,12 @@ def main() -> None:
     started, surroundings = time.monotonic(), list(all_surroundings())
     files = differing = 0
     with tempfile.TemporaryDirectory() as folder:
+        commit = Path(folder) / "commit"
+        output("git", "clone", "--quiet", "--shared", ".", str(commit))
         for pipeline, parameters in PIPELINES.items():
             expected: dict[str, bytes] = {}
             for number, each in enumerate(surroundings):
-                artifacts = run_in(each, parameters, Path(folder) / f"{pipeline} {number}")
+                artifacts = run_in(each, parameters, commit, Path(folder) / f"{pipeline} {number}")
                 expected = expected or artifacts
                 different = compare(expected, artifacts)
                 files += len(artifacts)
@@ -113,18 +115,19 @@ def all_surroundings() -> Iterator[Surroundings]:
         yield Surroundings(about.strip(), command=[python], variables={"OMP_NUM_THREADS": "1"})
 
 
-def run_in(surroundings: Surroundings, parameters: Mapping[str, Any], folder: Path) -> dict[str, bytes]:
-    """Run all stages of the last commit in a new folder, delete it, and return the bytes of every artifact.
+def run_in(surroundings: Surroundings, parameters: Mapping[str, Any], commit: Path, folder: Path) -> dict[str, bytes]:
+    """Run all stages in a new folder, delete it, and return the bytes of every artifact.
 
     Args:
         surroundings: to run in.
         parameters: to change in params.yaml.
+        commit: a clone of the project.
         folder: that does not exist.
 
     Raises:
         UserError: a stage fails.
     """
-    output("git", "clone", "--quiet", "--shared", ".", str(folder))
+    shutil.copytree(commit, folder)
     with modify_yaml(folder / PARAMETERS) as values:
         values |= {**parameters, "arithmetic": "portable", "threads": surroundings.threads}
     variables = {name: value for name, value in os.environ.items() if name not in ("TORCHRUN", "DEVICE")}

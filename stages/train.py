@@ -43,6 +43,8 @@ VAL = Path("data/tensors/val")
 CURVES = Path("reports/train.csv")
 SUMMARY = Path("reports/train.json")
 MEBIBYTE = 1 << 20
+PORTABLE_NOTE = "portable arithmetic: the same bits on every processor; arithmetic=native is quicker"
+NATIVE_NOTE = "native arithmetic: another processor, or number of threads or processes, gives other last bits"
 SAVE_EVERY = 60.0  # seconds between two checkpoints within an epoch
 
 
@@ -176,6 +178,7 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
 
     functions = functions_of(parameters.arithmetic, group)
     portable = parameters.arithmetic == PORTABLE
+    print(PORTABLE_NOTE if portable else NATIVE_NOTE, flush=True)
 
     # --- Data: the splits and the training batches ---
     memory = parameters.memory * MEBIBYTE

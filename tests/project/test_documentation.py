@@ -32,7 +32,7 @@ PAGES = [
         ROOT / f"docs/{name}.md"
         for name in (
             *("parameters", "experiments", "pull_requests", "sharing", "using_the_model", "datasets", "own_data"),
-            *("guarantees", "several_machines", "scale", "extending"),
+            *("guarantees", "portable", "several_machines", "scale", "extending"),
         )
     ),
 ]

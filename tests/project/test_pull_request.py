@@ -90,6 +90,14 @@ def test_the_checks_job_runs_make_check_and_make_test() -> None:
     assert commands("pull-request", "checks") == ["make check", "make test"]
 
 
+def test_results_are_verified_on_two_kinds_of_processors() -> None:
+    assert workflow("pull-request")["jobs"]["verify"]["strategy"]["matrix"]["runner"] == [
+        "ubuntu-24.04",
+        "ubuntu-24.04-arm",
+    ]
+    assert commands("pull-request", "verify") == ["make verify"]
+
+
 class PullRequest:
     """A checkout of a pushed branch, on which the steps of the job `results` have run until one failed."""
 
@@ -102,7 +110,7 @@ class PullRequest:
         self.summary = root.parent / f"{branch}.summary.md"
         self.printed = ""
         self.failed: str | None = None
-        self.run(commands("pull-request", "results"))
+        self.run([*commands("pull-request", "results"), *commands("pull-request", "verify")])
 
     def run(self, steps: list[str]) -> None:
         """Run steps of a workflow until one fails."""
@@ -245,11 +253,14 @@ def test_forged_results_are_refused(project: Project, propose: Any) -> None:
     assert "Running stage" not in pull_request.printed, "expected to fail before running any stage"
 
 
-def test_results_from_a_different_processor_are_verified_within_rounding(project: Project, propose: Any) -> None:
+def test_native_results_from_a_different_processor_are_verified_within_rounding(
+    project: Project, propose: Any, tmp_path: Path
+) -> None:
     """At this learning rate, rounding changes the accuracy by percentage points, which `make verify` accepts."""
     project.set(arithmetic="native", epochs=2)
     project.repro()
     project.commit("native results of this processor")
+    project.run("git", "push", "--quiet", str(tmp_path / "origin.git"), "main")
     project.set(lr=0.01)
     project.run("dvc", "repro", ATEN_CPU_CAPABILITY="default")
     pull_request = propose("other-processor")

@@ -57,6 +57,16 @@ REFUSED = {
     "activation: [tanh]": ["activation has 1", "hidden has 2"],
     "hidden: [96, 0]": ["hidden", "at least 1"],
     "hidden: 96": ["hidden", "a list"],
+    "arithmetic: natve": ["arithmetic", "did you mean `native`"],
+    "precision: bfloat16": [
+        "precision",
+        "portable arithmetic has no precision but float32",
+        "set arithmetic to native",
+    ],
+    "compile: true": ["compile", "portable arithmetic has no compiled networks", "set arithmetic to native"],
+    "optimizer: RMSprop": ["optimizer", "portable arithmetic has no optimizers but Adam, AdamW, SGD", "native"],
+    "optimizer_args: {fused: true}": ["optimizer_args", "portable arithmetic has no optimizer_args.fused", "native"],
+    "model: swin_t": ["model", "portable arithmetic has no transformers", "set arithmetic to native"],
     "model: mpl": ["model", "did you mean `mlp`"],
     "optimizer: Adma": ["optimizer", "did you mean `Adamax` or `Adam`?"],
     "optimizer_args: {beta: 3}": ["optimizer_args", "beta", "did you mean `betas`"],
@@ -85,6 +95,7 @@ def test_refuses_a_bad_value(folder: object, line: str) -> None:
 
 # Rules across keys, and two values that pydantic converts to the number that they mean.
 ONLY_CHECK = {"activation: [tanh]", "optimizer_args: {nesterov: true}", "momentum: 0.9", "lr: true", 'lr: "0.01"'}
+ONLY_CHECK |= {line for line, parts in REFUSED.items() if any("portable arithmetic" in part for part in parts)}
 
 
 @pytest.mark.parametrize("line", [line for line in REFUSED if line not in ONLY_CHECK])
@@ -262,6 +273,14 @@ def test_a_parameter_is_missing_in_params_yaml_or_in_the_schema(folder: object) 
         UserError, match=r"unknown key `mine` \(one that is new in the code is known after `make schema`"
     ):
         check.main()
+
+
+def test_portable_arithmetic_refuses_other_devices(folder: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEVICE", "cuda")
+    with pytest.raises(UserError, match="DEVICE: found `cuda`, but portable arithmetic computes on the CPU; unset"):
+        check.main()
+    set_parameters(PARAMETERS, arithmetic="native", source=".")
+    check.main()
 
 
 def test_git_sees_a_refused_value_of_the_same_length(project: Project) -> None:
