@@ -7,7 +7,7 @@ So a network and a loss are written as everywhere. Where a function is not repla
 whether that is equal on every processor.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -56,15 +56,21 @@ def conv2d(
     return result
 
 
-def hidden_layer(ranks: Ranks, units: Tensor, linear: nn.Linear, activation: nn.Module, dropout: nn.Module) -> Tensor:
-    """`dense.hidden_layer`."""
-    name = type(activation).__name__.lower()
-    if name in dense.DERIVATIVES and isinstance(dropout, dense.Dropout):
-        mask = dropout.mask(len(units), linear.out_features)
-        outputs: Tensor = dense.Dense.apply(units, linear.weight, linear.bias, name, mask, ranks)
-        return outputs
-    with Portable(ranks):
-        outputs = dropout(activation(linear(units)))
+def fully_connected(ranks: Ranks, units: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+    """`dense.fully_connected`."""
+    names = [type(activation).__name__.lower() for activation in layers[1::3]]
+    if not all(name in dense.DERIVATIVES for name in names):
+        with Portable(ranks):
+            for layer in layers:
+                units = layer(units)
+        return units
+    weights = [weight for linear in layers[::3] for weight in (linear.weight, linear.bias)]
+    # The masks of `QuickDropout`, for as many units as the layer has biases.
+    masks = [
+        dropout.mask(len(units), bias.numel())  # type: ignore[operator]
+        for dropout, bias in zip(layers[2::3], weights[1::2], strict=False)
+    ]
+    outputs: Tensor = dense.FullyConnected.apply(units, names, masks, ranks, *weights)
     return outputs
 
 
@@ -77,7 +83,7 @@ def square_root(ranks: Ranks, x: Tensor) -> Tensor:
 REPLACED: dict[Any, Callable[..., Any]] = {
     **ACTIVATIONS,
     **losses.LOSSES,
-    dense.hidden_layer: hidden_layer,
+    dense.fully_connected: fully_connected,
     functional.linear: linear,
     functional.conv2d: conv2d,
     functional.batch_norm: normalization.batch_norm,

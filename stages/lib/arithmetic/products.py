@@ -6,7 +6,7 @@ not depend on the other images of its batch, and the gradient of the weights alo
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,40 +19,58 @@ ENOUGH = 2.0**20  # magnitude of a factor; if sums of very many terms leave less
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
+class Factors(NamedTuple):
+    """What the gradients of a product need: whole numbers as float64, and the largest magnitudes they stand for."""
+
+    x: Tensor  # (B, K)
+    x_maximum: Tensor  # (B, 1)
+    weight: Tensor  # (N, K)
+    weight_maximum: Tensor  # (1, N)
+    magnitude: float
+
+
+def linear_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Factors]:
+    """Compute x @ weight.T + bias: (B, K), (N, K), (N,) -> (B, N)."""
+    magnitude = balanced(x.shape[1])
+    x, x_maximum = whole_rows(x, magnitude)
+    weight, weight_maximum = whole_rows(weight, magnitude)
+    weight_maximum = weight_maximum.t()
+    y = torch.mm(x, weight.t()).mul_(x_maximum).mul_(weight_maximum * (1 / magnitude**2)).float()
+    return y if bias is None else y.add_(bias), Factors(x, x_maximum, weight, weight_maximum, magnitude)
+
+
+def linear_backward(factors: Factors, grad: Tensor, needed: Sequence[bool], ranks: Ranks) -> Gradients:
+    """Compute the gradients of x, weight and bias, as far as they are needed; of the weights over all ranks."""
+    x, x_maximum, weight, weight_maximum, magnitude = factors
+    into_x = into_weight = into_bias = None
+    if needed[0]:
+        other_magnitude = other(magnitude, len(weight))
+        factor, maximum = whole_rows(grad * weight_maximum, other_magnitude)
+        into_x = torch.mm(factor, weight).mul_(maximum.mul_(1 / (other_magnitude * magnitude))).float()
+    if needed[1]:
+        x, other_magnitude = with_room_for(ranks.rows_in_all(len(x)), x, magnitude)
+        factor, maximum = whole_columns(grad * x_maximum, other_magnitude, ranks)
+        unit = maximum.mul_(1 / (other_magnitude * magnitude)).t()
+        into_weight = ranks.sum_exactly(torch.mm(factor.t(), x)).float().mul_(unit)
+    if needed[2]:
+        into_bias = exact_sum(grad, [0], ranks).float()
+    return into_x, into_weight, into_bias
+
+
 class Linear(Function):
     """x (B, K), weight (N, K), bias (N,) or None -> (B, N)."""
 
     @staticmethod
     @trusted
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, ranks: Ranks) -> Tensor:
-        magnitude = balanced(x.shape[1])
-        x, x_maximum = whole_rows(x, magnitude)
-        weight, weight_maximum = whole_rows(weight, magnitude)
-        weight_maximum = weight_maximum.t()  # (1, N)
-        ctx.save_for_backward(x, x_maximum, weight, weight_maximum)
-        ctx.magnitude, ctx.ranks = magnitude, ranks
-        y = (x @ weight.t()).mul_(x_maximum).mul_(weight_maximum * (1 / magnitude**2)).float()
-        return y if bias is None else y.add_(bias)
+        y, factors = linear_forward(x, weight, bias)
+        ctx.factors, ctx.ranks = factors, ranks
+        return y
 
     @staticmethod
     @trusted
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        x, x_maximum, weight, weight_maximum = ctx.saved_tensors
-        ranks: Ranks = ctx.ranks
-        into_x = into_weight = into_bias = None
-        if ctx.needs_input_grad[0]:
-            magnitude = other(ctx.magnitude, len(weight))
-            factor, maximum = whole_rows(grad * weight_maximum, magnitude)
-            into_x = (factor @ weight).mul_(maximum.mul_(1 / (magnitude * ctx.magnitude))).float()
-        if ctx.needs_input_grad[1]:
-            x, magnitude = with_room_for(ranks.rows_in_all(len(x)), x, ctx.magnitude)
-            factor, maximum = whole_columns(grad * x_maximum, magnitude, ranks)
-            unit = maximum.mul_(1 / (magnitude * ctx.magnitude)).t()
-            into_weight = ranks.sum_exactly(factor.t() @ x).float().mul_(unit)
-        if ctx.needs_input_grad[2]:
-            into_bias = exact_sum(grad, [0], ranks).float()
-        return into_x, into_weight, into_bias, None
+        return *linear_backward(ctx.factors, grads[0], ctx.needs_input_grad, ctx.ranks), None
 
 
 class Conv2d(Function):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from stages.lib.arithmetic.dense import hidden_layer
+from stages.lib.arithmetic.dense import fully_connected
 from stages.lib.model import torchvision_networks
 from stages.lib.model.batch_rows import BatchRows
 from stages.lib.model.dropout import use_quick_dropout
@@ -40,12 +40,8 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, outputs))
 
     def forward(self, images: Tensor) -> Tensor:
-        flatten, *hidden, last = self.layers
-        units: Tensor = flatten(images)
-        for linear, activation, dropout in zip(hidden[::3], hidden[1::3], hidden[2::3], strict=True):
-            units = hidden_layer(units, linear, activation, dropout)  # type: ignore[arg-type]
-        outputs: Tensor = last(units)
-        return outputs
+        flatten, *layers = self.layers
+        return fully_connected(flatten(images), layers)
 
 
 class CNN(nn.Module):
