@@ -11,7 +11,7 @@
 #   make plots    draw the plots as a page that needs no network, dvc_plots/index.html; BASE=main adds those of main
 #   make report   compare the results with BASE=main: report.md
 #   make verify   check whether a run from nothing, in a clone, gives the results of the last commit
-#   make portable prove that portable arithmetic gives the same bits in many surroundings (half an hour with emulators)
+#   make portable  prove that portable arithmetic gives the same bits in many surroundings (an hour with emulators)
 #   make sweep    run a grid of experiments, NAME=learning-rate; PART=1/2 runs half of it, JOBS=2 two at a time
 #   make table    list the experiments of this commit with their scores, best first
 #   make bench    measure run times against other tools and lower bounds: benchmarks/results.md (15 minutes)

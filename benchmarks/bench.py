@@ -18,6 +18,7 @@ import tempfile
 import time
 from contextlib import chdir
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         project = prepare(Path(folder) / "project")
         rows: list[Row] = []
-        parts = [edit_to_metrics, overhead, training_step, loading, preprocessing, evaluation, accuracy]
+        parts = [
+            *(edit_to_metrics, overhead, training_step, portable_arithmetic),
+            *(loading, preprocessing, evaluation, accuracy),
+        ]
         for part in tqdm(parts, desc="make bench", unit=" parts"):
             new_rows = part(project)
             tqdm.write("\n".join(map(line, new_rows)))
@@ -99,7 +103,7 @@ def edit_to_metrics(project: Path) -> list[Row]:
     seconds = time_alternately(
         {
             "tutorial": lambda: tutorial(project),
-            "same training": lambda: edited(epochs=EPOCHS, patience=None),
+            "same training": lambda: edited(arithmetic="native", epochs=EPOCHS, patience=None),
             "recommended": lambda: edited(**presets["recommended"], patience=None),
         },
         ROUNDS,
@@ -184,6 +188,34 @@ def training_step(_project: Path) -> list[Row]:
         against = f"scikit-learn, without dropout: {seconds['scikit-learn'].median * 1e6:.0f} us"
         rows.append(Row("the same", ours_text, against, ratio, "1.00", ratio < 1))
     return rows
+
+
+def portable_arithmetic(project: Path) -> list[Row]:
+    """Compare portable with native arithmetic: steps, and the whole time after a change of lr at the defaults."""
+    rows = []
+    for model, batch_size, goal in (("mlp", 32, 2.5), ("mlp", 256, 2.5), ("cnn", 32, 4.0)):
+        seconds = steps.both_arithmetics(model, batch_size, ROUNDS)
+        ours, native = seconds["portable"], seconds["native"].median
+        text, ratio = f"{ours.median * 1e6:.0f} us ± {ours.spread:.0%}", ours.median / native
+        name = f"a portable step of {model}, batch {batch_size}"
+        rows.append(Row(name, text, f"native: {native * 1e6:.0f} us", ratio, f"{goal:.2f}", ratio <= goal))
+        if (model, batch_size) == ("mlp", 32):
+            peer = seconds["scikit-learn"].median
+            against = f"scikit-learn, without dropout: {peer * 1e6:.0f} us"
+            rows.append(Row("the same", text, against, ours.median / peer, "1.00", ours.median <= peer))
+
+    defaults = project.parent / "defaults"
+    subprocess.run(["git", "clone", "--quiet", HERE.parent, defaults], check=True)
+    seconds_of("dvc", "repro", folder=defaults)
+    numbers = iter(range(1000))
+
+    def edited(arithmetic: str) -> float:
+        lr = 0.001 * (1 + next(numbers) / 1000)
+        return seconds_of("dvc", "exp", "run", "-S", f"lr={lr}", "-S", f"arithmetic={arithmetic}", folder=defaults)
+
+    whole = time_alternately({name: partial(edited, name) for name in ("portable", "native")}, ROUNDS)
+    name, against = "`dvc exp run -S lr=...` at the defaults", f"native: {as_text(whole['native'])}"
+    return [*rows, ratio_row(name, whole["portable"], against, whole["native"], 1.3)]
 
 
 def loading(project: Path) -> list[Row]:

@@ -3,13 +3,14 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Timing, per_call, time_alternately
-from stages.lib.arithmetic.mode import NATIVE
+from stages.lib.arithmetic.mode import NATIVE, PORTABLE, functions_of
 from stages.lib.model import compute, networks, tensors
 from stages.lib.training import optimizers
 from stages.lib.training.batches import ShuffledBatches
@@ -21,11 +22,9 @@ MEMORY = 1 << 28  # bytes of images
 
 def parts_of_a_step(batch_size: int, rounds: int) -> dict[str, Timing]:
     """Time our step, its eight matrix products, its optimizer step, and scikit-learn's step without dropout."""
-    from sklearn.neural_network import MLPClassifier
-
     compute.prepare(1, NATIVE)
     network, loss, optimizer = _make()
-    images, targets = torch.randn(batch_size, 1, 28, 28), torch.arange(batch_size) % 10
+    images, targets = _batch(batch_size)
     inputs = [images.flatten(1), torch.randn(batch_size, HIDDEN[0]), torch.randn(batch_size, HIDDEN[1])]
     outputs = [inputs[1], inputs[2], torch.randn(batch_size, 10)]
     weights = [layer.weight.detach() for layer in network.modules() if isinstance(layer, nn.Linear)]
@@ -40,17 +39,41 @@ def parts_of_a_step(batch_size: int, rounds: int) -> dict[str, Timing]:
 
     train_step(network, loss, optimizer, images, targets, None)  # sets the gradients
     step = optimizers.plain_step(optimizer)
-    peer = MLPClassifier(HIDDEN, batch_size=batch_size, solver="adam", activation="tanh", alpha=0.0)
-    rows, numbers = images.flatten(1).numpy(), targets.numpy()
-    peer.partial_fit(rows, numbers, classes=range(10))
     timed: dict[str, Callable[[], float]] = {
         "ours": per_call(lambda: train_step(network, loss, optimizer, images, targets, None), 300),
         "matrix products": per_call(products, 300),
         "optimizer": per_call(lambda: step(lambda: 0.0), 300),
-        "scikit-learn": per_call(lambda: peer.partial_fit(rows, numbers), 300),
+        "scikit-learn": per_call(_scikit_learn(images, targets), 300),
     }
     with warnings.catch_warnings(action="ignore"):
         return time_alternately(timed, rounds)
+
+
+def both_arithmetics(model: str, batch_size: int, rounds: int) -> dict[str, Timing]:
+    """Time a step in portable and in native arithmetic, and scikit-learn's step of an mlp without dropout."""
+    compute.prepare(1, PORTABLE)
+    images, targets = _batch(batch_size)
+    calls = 300 if model == "mlp" else 30
+    timed: dict[str, Callable[[], float]] = {}
+    for arithmetic in (PORTABLE, NATIVE):
+        parts, functions = _make(model, arithmetic), functions_of(arithmetic)
+        timed[arithmetic] = per_call(partial(train_step, *parts, images, targets, None, functions), calls)
+    timed["scikit-learn"] = per_call(_scikit_learn(images, targets), calls)
+    with warnings.catch_warnings(action="ignore"):
+        return time_alternately(timed, rounds)
+
+
+def _batch(rows: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(rows, 1, 28, 28), torch.arange(rows) % 10
+
+
+def _scikit_learn(images: Tensor, targets: Tensor) -> Callable[[], object]:
+    from sklearn.neural_network import MLPClassifier
+
+    peer = MLPClassifier(HIDDEN, batch_size=len(images), solver="adam", activation="tanh", alpha=0.0)
+    rows, numbers = images.flatten(1).numpy(), targets.numpy()
+    peer.partial_fit(rows, numbers, classes=range(10))
+    return lambda: peer.partial_fit(rows, numbers)
 
 
 def feeding(path: Path, batch_size: int, rounds: int) -> dict[str, Timing]:
@@ -75,9 +98,17 @@ def feeding(path: Path, batch_size: int, rounds: int) -> dict[str, Timing]:
     )
 
 
-def _make() -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
+def _make(model: str = "mlp", arithmetic: str = NATIVE) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
     network = networks.build(
-        "mlp", shape=(1, 28, 28), outputs=10, hidden=HIDDEN, activation=["tanh", "sigmoid"], dropout=0.2
+        model, shape=(1, 28, 28), outputs=10, hidden=HIDDEN, activation=["tanh", "sigmoid"], dropout=0.2
     )
-    optimizer = optimizers.build("Adam", network.parameters(), lr=0.001, weight_decay=0.0, momentum=0.0, arguments={})
+    optimizer = optimizers.build(
+        "Adam",
+        network.parameters(),
+        lr=0.001,
+        weight_decay=0.0,
+        momentum=0.0,
+        arguments={},
+        arithmetic=arithmetic,
+    )
     return network.train(), nn.CrossEntropyLoss(), optimizer

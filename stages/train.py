@@ -178,7 +178,6 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
 
     functions = functions_of(parameters.arithmetic, group)
     portable = parameters.arithmetic == PORTABLE
-    print(PORTABLE_NOTE if portable else NATIVE_NOTE, flush=True)
 
     # --- Data: the splits and the training batches ---
     memory = parameters.memory * MEBIBYTE
@@ -239,6 +238,8 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
     group.broadcast_weights(network)
     if progress.epochs or progress.step:
         print(f"resuming after epoch {progress.epochs}, step {progress.step} of an interrupted run", flush=True)
+    else:
+        print(PORTABLE_NOTE if portable else NATIVE_NOTE, flush=True)
     training_network = network
     if not portable:  # portable gradients are those of the whole batch already
         training_network = compute.for_training(

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from stages import train
 from stages.lib.training import checkpoint
-from tests.conftest import ROOT, Project
+from tests.conftest import ROOT, Count, Project
 from tests.stages.test_train import TINY, choose, make_data, outputs
 
 EVERYTHING: dict[str, Any] = {  # every source of random numbers, a small last batch, and a sum of each kind
@@ -97,6 +98,17 @@ def test_a_training_goes_on_in_other_surroundings(tiny: Project) -> None:
     shutil.rmtree(checkpoint.STATES, ignore_errors=True)
     choose(threads=1)
     assert trained(tiny) == interrupted
+
+
+@pytest.mark.torture(quick=0, long=1)
+def test_make_portable_finds_no_difference(fresh: Project, part: int, count: Count) -> None:
+    started = fresh.start(sys.executable, "-m", "experiments.portable")
+    assert started.process.wait(timeout=3 * 3600) == 0, started.output.read_text()
+    last = started.output.read_text().splitlines()[-1]
+    assert last.endswith("differing bytes: 0")
+    surroundings, _, artifacts = re.findall(r"([\d,]+) \w+", last)[:3]
+    count("surroundings of portable arithmetic", int(surroundings))
+    count("artifacts of them compared, all equal", int(artifacts.replace(",", "")))
 
 
 def test_native_arithmetic_records_what_its_bits_depend_on(tiny: Project) -> None:

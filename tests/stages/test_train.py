@@ -309,6 +309,7 @@ def test_a_checkpoint_is_saved_although_stderr_is_closed(tiny: Path) -> None:
     with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         assert running.stderr is not None
+        assert running.stdout.readline().startswith("portable arithmetic: ")
         assert running.stdout.readline().startswith("epoch   1/500")
         running.stderr.close()
         running.send_signal(signal.SIGSTOP)
@@ -397,6 +398,7 @@ def test_signals_end_the_stage_with_their_exit_code(tiny: Path, sent: int, code:
         command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as running:
         assert running.stdout is not None
+        assert running.stdout.readline().startswith("portable arithmetic: ")
         assert running.stdout.readline().startswith("epoch   1/500")
         os.killpg(running.pid, sent)  # like Ctrl-C: data loader workers receive it too
         _, stderr = running.communicate(timeout=60)
