@@ -33,8 +33,11 @@ from stages.lib.core.parameters import PARAMETERS
 STAGES = ("download", "normalize", "cache", "train", "evaluate")
 ARTIFACTS = ("data", "models", "reports")
 NO_ARTIFACTS = {"data/source", "data/checked", "reports/model_card.md"}
-# 3,500 training images: an epoch has 50 steps.
-FIFTY_STEPS = {"dataset": "mnist-5k", "val_fraction": 0.1, "epochs": 1, "batch_size": 70}
+# 1,250 training images: an epoch has 50 steps.
+FIFTY_STEPS = {
+    **{"dataset": "mnist-5k", "val_fraction": 0.4, "test_fraction": 0.35},
+    **{"epochs": 1, "batch_size": 25},
+}
 PIPELINES: dict[str, dict[str, Any]] = {
     "params.yaml": {},
     "cnn": {"model": "cnn", **FIFTY_STEPS},
