@@ -47,6 +47,7 @@ class Predictions:
 
     columns: dict[str, list[Any]] = field(default_factory=dict)
     unreadable: dict[int, str] = field(default_factory=dict)  # row -> reason
+    remarks: list[str] = field(default_factory=list)  # lines about what the pixels do not show
     backgrounds: dict[int, unseen.Background] = field(default_factory=dict)  # row -> background, of the readable ones
 
     def readable(self) -> dict[str, list[Any]]:
@@ -92,6 +93,8 @@ def main() -> None:
         print(f"{options.model}: {model.architecture.model}, trained on {model.data.dataset}")
         show(columns)
     report_backgrounds(predictions, model.data, options.invert)
+    for remark in predictions.remarks:
+        print(f"predict: {remark}", file=sys.stderr)
     for error in errors:
         print(f"predict: error: {error}", file=sys.stderr)
     if errors:
@@ -149,7 +152,7 @@ def list_files(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     for path in paths:
         try:
             files += unseen.files_of(path)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, UserError) as error:
             errors.append(f"{printable(path)}: {reason(error)}")
     return files, errors
 
@@ -202,6 +205,7 @@ def predict(
             outputs = torch.cat([batch for _, batch in outputs_of(network, images, device, SINGLE, model.arithmetic)])
             for name, cells in columns_of(chunk, images, outputs, data, options.top_k).items():
                 predictions.columns.setdefault(name, []).extend(cells)
+            predictions.remarks += images.remarks
             predictions.unreadable |= {first + row: cause for row, cause in images.unreadable.items()}
             predictions.backgrounds |= {first + row: background for row, background in images.backgrounds.items()}
     return predictions

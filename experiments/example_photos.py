@@ -9,6 +9,7 @@ Out: FOLDER/flower/ and FOLDER/temple/ with 300 images each, and FOLDER/README.t
 from stages.lib.core.process import run
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +29,29 @@ def main() -> None:
     parser = documented("experiments.example_photos", __doc__)
     parser.add_argument("target", type=new_folder, metavar="FOLDER", help="where to write; it must not exist yet")
     target = parser.parse_args().target
-    random = np.random.default_rng(0)
     with replacing_folder(target) as folder:
-        for name, file in CLASSES.items():
+        for name in CLASSES:
             (folder / name).mkdir()
-            photograph = Image.open(photographs() / file)
-            for number in range(PIECES):
-                width, height = random.integers(*SIDES, 2, endpoint=True).tolist()
-                left = int(random.integers(photograph.width - width))
-                top = int(random.integers(photograph.height - height))
-                piece = photograph.crop((left, top, left + width, top + height))
-                piece.save(folder / name / f"{number:03}.{FORMATS[number % len(FORMATS)]}")
+        for name, number, piece in pieces(PIECES):
+            piece.save(folder / name / f"{number:03}.{FORMATS[number % len(FORMATS)]}")
         (folder / "README.txt").write_text("Pieces of two photographs that scikit-learn ships.\n", encoding="utf-8")
     print(f"{PIECES * len(CLASSES)} images of {len(CLASSES)} classes in {target}")
+
+
+def pieces(count: int) -> Iterator[tuple[str, int, Image.Image]]:
+    """Cut pieces of different sizes out of each photograph.
+
+    Yields:
+        The class, a number from 0 up to `count`, and the piece.
+    """
+    random = np.random.default_rng(0)
+    for name, file in CLASSES.items():
+        photograph = Image.open(photographs() / file)
+        for number in range(count):
+            width, height = random.integers(*SIDES, 2, endpoint=True).tolist()
+            left = int(random.integers(photograph.width - width))
+            top = int(random.integers(photograph.height - height))
+            yield name, number, photograph.crop((left, top, left + width, top + height))
 
 
 def photographs() -> Path:

@@ -20,6 +20,8 @@ from stages.lib.core.parameters import PARAMETERS, device_name, read
 from stages.lib.validation.rules import check_all
 
 CHECKED = Path("data/checked")
+# What stages write, and DVC or git.
+WRITTEN = ("data/raw", "data/normalized", "data/tensors", "models", "reports", ".state", ".dvc", ".git")
 
 
 def main() -> None:
@@ -27,15 +29,32 @@ def main() -> None:
     try:
         check_all(values)
         device_name(values["arithmetic"])
-        if not Path(values["source"]).exists():  # a dependency for every data set; DVC would only print "[Errno 2]"
-            raise UserError(
-                f"{PARAMETERS}: source: found nothing at `{values['source']}`, expected a folder or an archive; put "
-                "your images there, or set source back to data/source, which all other data sets ignore"
-            )
+        check_source(values["source"])
     except UserError:
         let_git_see_the_change()
         raise
     write_text(CHECKED, "params.yaml was valid when the stages after this one started.\n")
+
+
+def check_source(source: str) -> None:
+    """Check that the source is where no stage writes. It is a dependency of download for every data set.
+
+    Raises:
+        UserError: there is nothing, or a stage would delete it.
+    """
+    path = Path(source)
+    if not path.exists():  # DVC would only print "[Errno 2]"
+        raise UserError(
+            f"{PARAMETERS}: source: found nothing at `{source}`, expected a folder or an archive; put your images "
+            "there, or set source back to data/source, which all other data sets ignore"
+        )
+    real = path.resolve()
+    for written in map(Path, WRITTEN):
+        if real.is_relative_to(written.resolve()) or written.resolve().is_relative_to(real):
+            raise UserError(
+                f"{PARAMETERS}: source: `{source}` has to be apart from {written}, which this pipeline deletes and "
+                "writes; move your images, for example to data/source"
+            )
 
 
 def let_git_see_the_change() -> None:

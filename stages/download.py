@@ -43,7 +43,7 @@ class Parameters(StageParameters):
     source: str = Field(
         default="data/source",
         min_length=1,
-        description="folder or archive of your own images, for dataset folder, csv and arrays",
+        description="folder or archive of your own images, for dataset folder, csv and arrays; not data/raw",
     )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import Field
 
 from stages.lib.core import SPLITS
-from stages.lib.core.errors import UserError
+from stages.lib.core.errors import UserError, some
 from stages.lib.core.files import STATE, replacing_folder
 from stages.lib.core.parameters import StageParameters, load
 from stages.lib.datasets.kind import CLASSIFICATION, TASKS, Contents, Part, Reading
@@ -49,6 +49,9 @@ class Parameters(StageParameters):
     image_size: int = Field(
         default=28, ge=2, le=4096, description="pixels a side; other images are resized and cut to a square"
     )
+    max_pixel_value: int = Field(
+        default=65535, ge=1, le=65535, description="white in images of 16 bits, 4095 if they use 12 of them"
+    )
     val_fraction: float = Field(
         default=0.1, gt=0, le=0.5, description="share of the rows that become the validation split"
     )
@@ -69,6 +72,9 @@ def main() -> None:
     raw = read_manifest(RAW)
     with opened(raw, parameters) as (parts, labels):
         classes = labels if parameters.task == CLASSIFICATION else ()
+
+        if classes:
+            show_classes(parts, classes)
 
         # --- Divide the rows into splits ---
         splits = divide(parts, classes, parameters)
@@ -109,6 +115,7 @@ def main() -> None:
                 std=std,
                 quantities=[] if classes else describe_quantities(splits["train"].targets, labels),
                 origin=describe_origin(parts, classes, parameters),
+                max_pixel_value=parameters.max_pixel_value,
                 duplicates=duplicates_left,
             )
             for name, writer in writers.items():
@@ -130,7 +137,9 @@ def opened(raw: Raw, parameters: Parameters) -> Iterator[Contents]:
             task=parameters.task,
             unreadable_allowed=parameters.unreadable_allowed,
             scratch=UNPACKED,
-            decode=lambda content_of, names, path: decode_all(content_of, names, parameters.image_size, path),
+            decode=lambda content_of, names, path: decode_all(
+                content_of, names, parameters.image_size, path, white=parameters.max_pixel_value
+            ),
         )
         yield DATASETS[raw.dataset].read(raw, reading)
     finally:
@@ -234,6 +243,21 @@ def describe_quantities(targets: np.ndarray, names: Sequence[str]) -> list[Quant
     return described
 
 
+def show_classes(parts: Mapping[str, Part], classes: Sequence[str]) -> None:
+    """Print the classes with the number of their images.
+
+    Raises:
+        UserError: there is only one, or a class has no image.
+    """
+    if len(classes) < 2:
+        raise UserError(f"{RAW}: all images are of one class, {classes[0]}; expected two classes or more")
+    counts = np.bincount(np.concatenate([part.targets for part in parts.values()]), minlength=len(classes))
+    if missing := [name for name, count in zip(classes, counts, strict=True) if not count]:
+        raise UserError(f"{RAW}: no image of class {some(missing)}, of {len(classes):,} classes; expected some of each")
+    shown = some([f"{name} ({count:,})" for name, count in zip(classes, counts.tolist(), strict=True)])
+    print(f"{len(classes):,} classes: {shown}")
+
+
 def check_classes(targets: np.ndarray, classes: Sequence[str]) -> None:
     """Refuse a class without training images, and report imbalanced classes.
 
@@ -242,7 +266,7 @@ def check_classes(targets: np.ndarray, classes: Sequence[str]) -> None:
     """
     counts = np.bincount(targets, minlength=len(classes))
     if not counts.all():
-        missing = ", ".join(name for name, count in zip(classes, counts, strict=True) if not count)
+        missing = some([name for name, count in zip(classes, counts, strict=True) if not count])
         raise UserError(
             f"{RAW}: no training image of class {missing}; add some, or leave the class out of val and test"
         )

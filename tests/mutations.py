@@ -138,6 +138,36 @@ def read_image() -> Any:
         raise UserError(f"{path}: {error}") from error
 
 
+def images_of_all_kinds() -> Iterator[tuple[str, bytes]]:
+    """Yield names and contents of images: of each format, and of 16 bits, several pages, and with a rotation."""
+    image = Image.fromarray(np.tile(IMAGES[0, 0], (5, 5)))
+    deep = Image.fromarray(np.tile(IMAGES[0, 0], (5, 5)).astype(np.uint16) * 257)
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    for ending in ("png", "jpg", "gif", "tif", "bmp", "webp", "avif", "jp2", "qoi", "tga"):
+        content = io.BytesIO()
+        image.convert("RGB" if ending == "qoi" else "L").save(content, Image.registered_extensions()[f".{ending}"])
+        yield f"image.{ending}", content.getvalue()
+    for name, kind, options in (
+        ("deep.png", "PNG", {}),
+        ("deep.tif", "TIFF", {"compression": "tiff_lzw"}),
+        ("pages.tif", "TIFF", {"save_all": True, "append_images": [deep]}),
+        ("rotated.png", "PNG", {"exif": rotated}),
+    ):
+        content = io.BytesIO()
+        deep.save(content, kind, **options)
+        yield name, content.getvalue()
+    yield "deep.pgm", b"P5 20 20 1023\n" + np.asarray(deep).astype(">u2").tobytes()
+
+
+def read_arrays() -> Any:
+    """Read the user's arrays, whose sha256 are those of the files as they are."""
+    folder = Path("arrays")
+    sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    with normalize.opened(raw.Raw("arrays", folder, sha256), normalize.Parameters(image_size=4)) as (read_parts, _):
+        return plain(read_parts["all"])
+
+
 def read_labels(path: Path) -> Any:
     """Read a table of numbers, and the images that it names."""
     images = dict.fromkeys((f"{row}.png" for row in range(12)), "")
@@ -244,7 +274,7 @@ def archive(kind: str) -> bytes:
             for name in names:
                 zipped.writestr(name, name * 20)
     else:
-        with tarfile.open(fileobj=content, mode="w:gz" if kind == "tar.gz" else "w") as tar:
+        with tarfile.open(fileobj=content, mode=f"w:{kind[4:]}") as tar:  # type: ignore[call-overload]
             for name in names:
                 member = tarfile.TarInfo(name)
                 member.size = len(name) * 20
@@ -296,13 +326,18 @@ def make() -> Iterator[Format]:
         yield Format(name, str(path), path.read_bytes(), partial(read_labels, path), None, tokens)
     Path("images").mkdir()
     Image.MAX_IMAGE_PIXELS = 1 << 20  # a header may announce no more
-    for ending in ("png", "jpg", "gif", "tif", "bmp", "webp"):
-        content = io.BytesIO()
-        Image.fromarray(np.tile(IMAGES[0, 0], (5, 5))).save(content, Image.registered_extensions()[f".{ending}"])
+    for name, content in images_of_all_kinds():
         for other in Path("images").iterdir():
             other.unlink()
-        Path(f"images/image.{ending}").write_bytes(content.getvalue())
-        yield Format(ending, f"images/image.{ending}", content.getvalue(), read_image, lambda _: (3, 4, 4))
+        Path("images", name).write_bytes(content)
+        yield Format(name, f"images/{name}", content, read_image, lambda _: (3, 4, 4))
+
+    Path("arrays").mkdir()
+    np.save("arrays/images.npy", IMAGES)
+    np.save("arrays/targets.npy", TARGETS)
+    for name in ("images.npy", "targets.npy"):
+        header = (b"(12,)", b"'<i8'", b"'|u1'", b"'>f8'", b"'|O'", b"True", b"(-1,)", b"(12, 1, 4, 4)", b"(9" * 3000)
+        yield Format(name, f"arrays/{name}", Path("arrays", name).read_bytes(), read_arrays, None, header)
 
     standardized = cache.standardize(IMAGES, [0.5], [0.25])
     for folder, stored in ((cache.NORMALIZED / "train", IMAGES), (train.TRAIN, standardized)):
@@ -326,6 +361,11 @@ def make() -> Iterator[Format]:
         path = Path("weights") / name
         save(network.state_dict(), path)
         yield Format(name, str(path), path.read_bytes(), partial(read_weights, path), None, JSON)
+    path = Path("weights/checkpoint.pth")
+    torch.save(
+        {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}}, path
+    )
+    yield Format(path.name, str(path), path.read_bytes(), partial(read_weights, path), None, JSON)
 
     # Sealed with the right hash, as another program may write them:
     path = model_file.MODEL.with_suffix(".json")
@@ -347,7 +387,7 @@ def make() -> Iterator[Format]:
     schema = Path("params.schema.json").read_bytes()
     yield Format("params.schema.json", "params.schema.json", schema, read_parameters, unchanged(read_parameters), JSON)
 
-    for ending in ("tar", "tar.gz", "zip"):
+    for ending in ("tar", "tar.gz", "tar.bz2", "tar.xz", "zip"):
         Path("archives").mkdir(exist_ok=True)
         for other in Path("archives").iterdir():
             other.unlink()

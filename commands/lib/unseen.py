@@ -3,6 +3,7 @@
 `decoding.prepare_all` decodes them, as it does for normalize; `geometry.fit` or `placing.placed` resizes them.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,8 @@ from tqdm import tqdm
 from commands.lib import backgrounds
 from commands.lib.placing import placed, without_paper
 from stages.lib.datasets.array_file import ArrayFile
+from stages.lib.datasets.image_names import is_image
+from stages.lib.fetching.sources import visible
 from stages.lib.preprocessing.decoding import prepare_all
 from stages.lib.preprocessing.geometry import fit
 from stages.lib.splits.description import DataDescription
@@ -38,6 +41,7 @@ class Unseen:
     images: ArrayFile  # (N, 1 or 3, S, S) uint8, already inverted and placed
     description: DataDescription  # of the training data
     unreadable: dict[int, str]  # row -> reason; its pixels are 0
+    remarks: list[str]  # lines about what the pixels do not show
     backgrounds: dict[int, Background]  # row -> background, of the readable ones
 
     def __len__(self) -> int:
@@ -49,23 +53,22 @@ class Unseen:
 
 
 def files_of(path: Path) -> list[Path]:
-    """List the image files in a folder and its subfolders, sorted, without hidden ones; or the file itself.
+    """List the images in a folder and its subfolders, sorted, also behind links; or the file itself.
 
     Raises:
         ValueError: there is no image, or the path is neither a file nor a folder.
+        UserError: as in `sources.visible`.
     """
     if not path.is_dir():
         if path.exists() and not path.is_file():
             raise ValueError("neither a file nor a folder")
         return [path]
-    readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    visible = (file for file in path.rglob("*") if not any(part[0] == "." for part in file.relative_to(path).parts))
-    files = sorted(file for file in visible if file.is_file())
-    images = [file for file in files if file.suffix.lower() in readable]
+    files = sorted(folder / name for folder, _, names in visible(path, links=True) for name in names)
+    images = [file for file in files if is_image(file)]
     if not images:
         raise ValueError(f"contains no image, {len(files):,} other file(s); expected images such as 7.png")
     if others := len(files) - len(images):
-        print(f"skipped: {others:,} file(s) in {path} whose names are not those of images")
+        print(f"predict: left out: {others:,} file(s) in {path}, no images", file=sys.stderr)
     return images
 
 
@@ -91,8 +94,9 @@ def read(
     """
     prepare = partial(_prepare, description.shape[0], backgrounds.trained_on_light(description), invert, place)
     names = list(map(str, files))
-    images, unreadable, notes = prepare_all(_content, prepare, names, description.shape[1], decoded, bar)
-    return Unseen(images, description, unreadable, notes)
+    white = description.max_pixel_value
+    prepared = prepare_all(_content, prepare, names, description.shape[1], decoded, bar, white=white)
+    return Unseen(prepared.images, description, prepared.unreadable, prepared.remarks(names, white), prepared.notes)
 
 
 def _prepare(

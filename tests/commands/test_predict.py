@@ -127,6 +127,33 @@ def test_files_of_every_format_and_mode(project: Project) -> None:
     assert len(set(table["confidence"][:6])) == 1, "equal pixels"
 
 
+def test_an_untidy_folder(project: Project) -> None:
+    """Links are followed, clutter is not; the rest is the rule of normalize for what is an image."""
+    folder, elsewhere = project.root / "untidy", project.root / "elsewhere"
+    (folder / "@eaDir").mkdir(parents=True)
+    elsewhere.mkdir()
+    digit = Image.new("L", (28, 28))
+    for name in ("untidy/a", "untidy/@eaDir/thumb.png", "elsewhere/b.png"):
+        digit.save(project.root / name, "PNG")
+    digit.save(folder / "c.tif", save_all=True, append_images=[digit])
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "notes.pdf").write_bytes(b"%PDF")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    _, messages, table = predict(project, "untidy", fails=True)
+    assert table["image"].tolist() == ["untidy/a", "untidy/c.tif", "untidy/linked/b.png"]
+    assert messages == [
+        "predict: left out: 1 file(s) in untidy, no images",
+        "predict: several pages: 1 file(s), such as untidy/c.tif with 2; only the first page is used; save the others "
+        "as files of their own",
+        "predict: error: untidy/phone.heic: HEIC, which Pillow does not read; convert the files, for example by "
+        "`magick mogrify -format png *.heic`",
+    ]
+    (elsewhere / "circle").symlink_to(folder)
+    done = project.command("predict", "untidy", fails=True)
+    assert done.stdout == ""
+    assert done.stderr == "predict: error: untidy: untidy/linked/circle: a link to a folder that holds it; remove it\n"
+
+
 def test_a_broken_image_is_one_error_and_the_others_are_predicted(project: Project) -> None:
     sheet = Image.new("L", (28, 28))
     for name in ("one.png", "three.png"):
@@ -153,7 +180,7 @@ def test_any_file_name(project: Project) -> None:
     shown, messages, table = predict(project, "odd", fails=True)
     assert table["image"].tolist() == ["odd/a\\udcff.png", "odd/b\\nc.png", "odd/d\u00e9 \u4e03.png"]
     assert len(shown) == 4
-    assert messages == ["predict: error: odd/broken\\udcff.png: no image of a format that Pillow knows"]
+    assert messages == ["predict: error: odd/broken\\udcff.png: no image of a format that Pillow reads"]
 
 
 def test_a_folder_without_images_is_one_error_and_the_others_are_predicted(project: Project) -> None:

@@ -49,7 +49,7 @@ def test_unpacks_files_and_folders(tmp_path: Path) -> None:
     assert unpacked(tmp_path / "gz/digits.csv.gz") == {"digits.csv": 3}
 
 
-@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "a/..", "..\\x", "C:/x"])
+@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "a/..", "..\\x", "C:/x", "C:\\x", "\\x"])
 def test_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArchiveError, match="lies outside of the archive's folder"):
         unpacked(tar(tmp_path / "a.tar.gz", member(name, size=5)))
@@ -57,6 +57,26 @@ def test_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path, name: str
     with pytest.raises(ArchiveError, match="lies outside of the archive's folder"):
         unpacked(zipped(tmp_path / "zip/a.zip", name))
     assert not [path for path in tmp_path.rglob("x") if path.is_file()]
+
+
+def test_names_with_backslashes_and_colons(tmp_path: Path) -> None:
+    """Programs on Windows write backslashes between folders; a time of day is a name outside of Windows."""
+    expected = {"a/1.png": 5, "b/12:30.png": 5}
+    assert unpacked(tar(tmp_path / "a.tgz", member("a\\1.png", size=5), member("b/12:30.png", size=5))) == expected
+    (tmp_path / "zip").mkdir()
+    path = tmp_path / "zip/A.ZIP"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("a\\", "a\\1.png", "b/12:30.png"):
+            info = zipfile.ZipInfo(name)
+            info.filename = name
+            archive.writestr(info, b"12345" if name.endswith("png") else b"")
+    assert unpacked(path) == expected
+
+
+def test_a_name_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
+    """DVC could not hash the folder it is in; every later command would fail."""
+    with pytest.raises(ArchiveError, match=r"the name 'a/b\\udcff.png' is not UTF-8, which DVC needs; rename the file"):
+        unpacked(tar(tmp_path / "a.tar.gz", member("a/b\udcff.png", size=5)))
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
@@ -110,7 +130,7 @@ def test_a_file_with_the_name_of_a_folder_is_refused(tmp_path: Path) -> None:
         unpacked(tar(tmp_path / "a.tar.gz", member("x", tarfile.DIRTYPE), member("x", size=5)))
 
 
-@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip", "a.gz"])
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tar.bz2", "a.tar.xz", "a.zip", "a.gz"])
 @pytest.mark.parametrize(
     "content",
     [b"", b"x" * 1000, b"PK\x05\x06", gzip.compress(b"x" * 999, mtime=0)[:-9]],

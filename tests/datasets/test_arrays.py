@@ -83,9 +83,23 @@ def test_large_arrays_are_not_copied(folder: Path, monkeypatch: pytest.MonkeyPat
         ({"images": IMAGES, "targets": TARGETS[1:]}, "images.npy and targets.npy have 100 images and 99 targets"),
         ({"images": IMAGES * 1.0, "targets": TARGETS}, r"images.npy: found float64 .*; expected uint8 \(N, H, W\)"),
         ({"images": IMAGES[:, :2], "targets": TARGETS}, r"images.npy: found uint8 \(100, 2, 8, 8\); expected uint8"),
-        ({"images": np.asfortranarray(IMAGES), "targets": TARGETS}, "images.npy: cannot be read as an array"),
+        (
+            {"images": np.asfortranarray(IMAGES), "targets": TARGETS},
+            "an array .*np.ascontiguousarray",
+        ),
+        ({"images": IMAGES, "targets": TARGETS + 1}, "the targets count from 1; expected numbers from 0"),
+        ({"images": IMAGES, "targets": TARGETS * 2}, "no image of class 1, 3, 5, of 7 classes; expected some of each"),
+        ({"images": IMAGES, "targets": 54321 * (TARGETS > 1)}, "class 1, 2, 3, 4, 5 and 54,315 more, of"),
+        (
+            {"images": IMAGES, "targets": np.where(TARGETS, 1.0, np.nan)},
+            "row 0 is nan .*; expected whole numbers from 0",
+        ),
+        ({"images": IMAGES, "targets": TARGETS * 0}, "all images are of one class, 0; expected two classes or more"),
         ({"images": IMAGES, "targets": TARGETS * 0.5}, "targets.npy: found float64 .*; expected whole numbers from 0"),
-        ({"images": IMAGES, "targets": TARGETS - 1}, "targets.npy: found int64 .*; expected whole numbers from 0"),
+        (
+            {"images": IMAGES, "targets": TARGETS - 1},
+            r"targets.npy: row \d+ is -1 .*; expected whole numbers from 0",
+        ),
         (
             {
                 **{"train_images": IMAGES, "train_targets": TARGETS},

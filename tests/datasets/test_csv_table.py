@@ -12,6 +12,7 @@ import pytest
 
 from stages import download, normalize
 from stages.lib.core.errors import UserError
+from stages.lib.datasets.image_files import looks
 from stages.lib.preprocessing.pixel_statistics import mean_and_std_of_reals
 from stages.lib.splits import shards
 from tests.datasets.test_folder import files_of_test, photo, run, splits
@@ -105,14 +106,16 @@ def test_no_group_falls_into_two_splits(folder: Path, task: dict[str, object]) -
         ({"target": range(ROWS)}, lambda table: table.drop(columns="path"), "found no column `path`"),
         ({"target": range(ROWS)}, lambda table: table[:0], "a table without rows"),
         ({}, lambda table: table, "no column `target`, nor any that begins with `target_`"),
-        ({"target": ["x", *range(1, ROWS)]}, lambda table: table, "row 0 has no finite number as target"),
-        ({"target": [1, "", "inf", *range(3, ROWS)]}, lambda table: table, "row 1 (and 1 more) has no finite number"),
+        ({"target": ["x", *range(1, ROWS)]}, lambda table: table, "row 0 has `x` as target; expected a finite number"),
+        ({"target": ["0,5"] * ROWS}, lambda table: table, "row 0 (and 39 more) has `0,5` as target; expected a finite"),
+        ({"target": ["12 cm"] * ROWS}, lambda table: table, "row 0 (and 39 more) has `12 cm` as target"),
+        ({"target": [1, "", "inf", *range(3, ROWS)]}, lambda table: table, "row 1 (and 1 more) has nothing as target"),
         (
             {"target": range(ROWS), "path": ["../secret.png"] * ROWS},
             lambda table: table,
             "row 0 (and 39 more) names ../secret.png, and there is no such file",
         ),
-        ({"target": range(ROWS), "split": ["train", "valid"] * 20}, lambda table: table, "row 1 (and 19 more) has"),
+        ({"target": range(ROWS), "split": ["train", "dog"] * 20}, lambda table: table, "row 1 (and 19 more) has"),
         ({"target": range(ROWS), "split": ["val", "test"] * 20}, lambda table: table, "no row has the split `train`"),
         (
             {"target": range(ROWS), "split": ["train", "test"] * 20, "group": [7] * ROWS},
@@ -138,7 +141,8 @@ def test_a_wrong_table_is_refused_in_one_line(
     ("name", "content", "words"),
     [
         ("labels.csv", b'path,target\n"', "labels.csv: cannot be read as a table"),
-        ("labels.csv", b"path,target\n\xff\xfe,1", "labels.csv: cannot be read as a table"),
+        ("labels.csv", b"path,target\n\xff\xfe,1", "(it is in another encoding; save it as UTF-8)"),
+        ("labels.csv", "path,target\nx,1".encode("utf-16"), "(it is in UTF-16; save it as UTF-8)"),
         ("labels.csv", b"", "labels.csv: cannot be read as a table"),
         ("labels.parquet", b"PAR1", "labels.parquet: cannot be read as a table"),
         ("labels.txt", b"path,target", "the source holds no table; expected one CSV or Parquet file at its top"),
@@ -193,7 +197,7 @@ def test_class_names_that_look_like_missing_values(folder: Path) -> None:
         (lambda table: table.sample(frac=1, random_state=0).assign(split="no"), "row 0 (and 39 more) has the split"),
         (lambda table: table.assign(target=pd.Timestamp("2026-01-01")), "holds values of type datetime64"),
         (lambda table: table.assign(target=True), "holds values of type bool, expected numbers"),
-        (lambda table: table.assign(target=[np.nan, *range(1, ROWS)]), "row 0 has no finite number"),
+        (lambda table: table.assign(target=[np.nan, *range(1, ROWS)]), "row 0 has nothing as target"),
         (lambda table: table.assign(group=["", *"b" * (ROWS - 1)]), "row 0 has no group"),
         (lambda table: table.assign(target=1e200 * np.arange(ROWS)), "target is too large or too small"),
         (lambda table: table.assign(target=1e-200 * np.arange(ROWS)), "target is too large or too small"),
@@ -217,7 +221,14 @@ def test_a_wrong_parquet_file_is_refused_in_one_line(
         ("path,target,target\nimages/0/00.png,0,1\n", "the column `target` appears twice"),
         ("path,target\nimages/0/00.png,0\nimages/0/00.png,1\n", "row 1 names images/0/00.png a second time"),
         ("path,target_r2\nimages/0/00.png,0\n", "the column `target_r2` needs another name"),
-        ("path,target_a,target_b\nimages/0/00.png,0,nan\n", "row 0 has no finite number as target_a and target_b"),
+        ("path,target_a,target_b\nimages/0/00.png,0,nan\n", "row 0 has `nan` as target_b; expected a finite number"),
+        (
+            "path;target\nimages/0/00.png;0\n",
+            "it has path;target; separate the cells by commas",
+        ),
+        ("path,target\nimages\\0\\00.png,0\n", "there is no such file; write / in place of \\"),
+        ("path,target\n/home/me/images/0/00.png,0\n", "it is absolute, and paths are relative to the table's folder"),
+        ("path,target\nimages/0/00.PNG,0\n", "images/0/00.png differs in case alone; give both the same name"),
     ],
 )
 def test_a_wrong_csv_is_refused_in_one_line(folder: Path, text: str, words: str) -> None:
@@ -230,7 +241,7 @@ def test_a_wrong_csv_is_refused_in_one_line(folder: Path, text: str, words: str)
 
 def test_a_single_class_is_refused(folder: Path) -> None:
     tabulate(target=["a"] * ROWS)
-    with pytest.raises(UserError, match="every target is a; expected two classes or more"):
+    with pytest.raises(UserError, match="all images are of one class, a; expected two classes or more"):
         run(dataset="csv")
 
 
@@ -270,3 +281,29 @@ def test_parquet_text_that_is_not_utf_8_is_refused(folder: Path) -> None:
     pq.write_table(pa.table({"path": damaged, "target": ["a", "b"] * (ROWS // 2)}), "photos/labels.parquet")
     with pytest.raises(UserError, match="labels.parquet: cannot be read as a table"):
         run(dataset="csv")
+
+
+def test_spellings_of_one_label_group_or_split_are_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Spaces around them, and the two forms in which Unicode has an accented letter; names that look alike are told."""
+    names = ["caf\u00e9", "cafe\u0301 ", " Cat", "cat"]
+    groups = [f"patient {row // 8}{' ' * (row % 2)}" for row in range(ROWS)]
+    official = [("train", "Train ", "valid", "Test")[row // 8 % 4] for row in range(ROWS)]
+    tabulate(target=[names[row % 4] for row in range(ROWS)], group=groups, split=official)
+    run(dataset="csv")
+    classes, stored = splits()
+    assert classes == ["Cat", "caf\u00e9", "cat"]
+    assert {name: len(index) for name, (_, _, index) in stored.items()} == {"train": 24, "val": 8, "test": 8}
+    printed = capsys.readouterr().out
+    assert "merged: 1 label(s) with other spaces around them" in printed
+    assert "warning: classes that look alike: 'Cat' and 'cat'; if they are one, give them one name" in printed
+    assert "3 classes: Cat (10), caf\u00e9 (20), cat (10)\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("1", "1.0"), ("01", "1"), ("hot dog", "hot_dog"), ("T-shirt", "t shirt"), ("\uff21", "a"), ("a\u200bb", "ab")],
+)
+def test_names_that_look_alike(one: str, other: str) -> None:
+    assert looks(one) == looks(other)
+    assert looks("C") != looks("C++")
+    assert looks("1") != looks("-1")

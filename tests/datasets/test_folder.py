@@ -2,21 +2,25 @@
 
 import io
 import shutil
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from stages import cache, download, normalize
 from stages.lib.core import SPLITS
 from stages.lib.core.errors import UserError
 from stages.lib.fetching import sources
+from stages.lib.preprocessing import pillow_image
 from stages.lib.preprocessing.decoding import decode
+from stages.lib.preprocessing.pillow_image import open_image
 from stages.lib.splits import shards
 from stages.lib.splits.description import DataDescription
 from tests.conftest import Project, set_parameters
@@ -112,17 +116,18 @@ def test_splits_of_the_source_stay_as_they_are(folder: Path, parts: tuple[str, .
     assert {file.split("/")[0] for file in files} == {"test" if "test" in parts else "train"}
 
 
-@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
+@pytest.mark.parametrize("ending", ["zip", "ZIP", "tar", "tar.gz", "tgz", "tar.bz2", "tar.xz"])
 def test_an_archive_gives_the_same_as_its_folder(folder: Path, ending: str) -> None:
     album(folder / "photos")
     run()
     before, rows, files = content(normalize.NORMALIZED), splits()[1]["test"], files_of_test()
-    if ending == "zip":
-        with zipfile.ZipFile("photos.zip", "w") as archive:
+    if ending.lower() == "zip":
+        with zipfile.ZipFile(f"photos.{ending}", "w") as archive:
             for path in sorted(Path("photos").rglob("*.png")):
                 archive.write(path, Path("holiday 2026") / path)  # one folder around everything
     else:
-        with tarfile.open(f"photos.{ending}", "w:gz" if ending == "tar.gz" else "w") as tar:
+        compression = {"tar": "", "tgz": "gz"}.get(ending, ending.removeprefix("tar."))
+        with tarfile.open(f"photos.{ending}", f"w:{compression}") as tar:  # type: ignore[call-overload]
             tar.add("photos")
     shutil.rmtree("photos")
     run(source=f"photos.{ending}")
@@ -133,7 +138,7 @@ def test_an_archive_gives_the_same_as_its_folder(folder: Path, ending: str) -> N
     }
     for after_array, before_array in zip(splits()[1]["test"], rows, strict=True):
         np.testing.assert_array_equal(after_array, before_array)
-    around = "holiday 2026/photos" if ending == "zip" else "photos"
+    around = "holiday 2026/photos" if ending.lower() == "zip" else "photos"
     assert files_of_test(download.RAW / "files") == [f"{around}/{file}" for file in files]
 
 
@@ -168,7 +173,87 @@ def test_clutter_and_other_files_are_left_out(folder: Path, capsys: pytest.Captu
     assert sum(len(images) for images, _, _ in stored.values()) == 36
     printed = capsys.readouterr().out
     assert "left out: 1 file(s), no image (.txt)" in printed
+    assert "3 classes: blue (12), green (12), red (12)\n" in printed
     assert "left out: 1 file(s), in no class folder" in printed
+
+
+def test_clutter_of_storage_and_systems_is_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Thumbnails of test images would be training images, and escape the check for duplicates."""
+    album(folder / "photos")
+    red = photo(COLOURS["red"], 1)
+    thumbnail, recycled = "red/@eaDir/00.png/SYNOPHOTO_THUMB_M.jpg", ("#recycle/1.png", "$RECYCLE.BIN/x/1.png")
+    for name in (thumbnail, *recycled, "lost+found/1.png"):
+        (folder / "photos" / name).parent.mkdir(parents=True)
+        red.save(folder / "photos" / name)
+    (folder / "photos/red/00.png:Zone.Identifier").write_text("[ZoneTransfer]")
+    run()
+    assert sum(len(images) for images, _, _ in splits()[1].values()) == 36
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_files_without_extension_are_images_by_their_content(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in sorted(album(folder / "photos").rglob("*.png"))[::2]:
+        path.rename(path.with_suffix(""))
+    for number in range(9):
+        (folder / f"photos/red/notes {number}").write_text("a text")
+        (folder / f"photos/red/notes.{'abcdefghi'[number]}").write_text("a text")
+    run()
+    assert sum(len(images) for images, _, _ in splits()[1].values()) == 36
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
+    assert lines[0] == "left out: 9 file(s), no image (without extension)"
+    assert len(lines) == 6
+    assert lines[-1] == "left out: 5 file(s), for 5 other reasons"
+
+
+def test_links(folder: Path) -> None:
+    """A link to a file is the file. One to a folder is refused: DVC would not notice changes behind it."""
+    root = album(folder / "photos")
+    (root / "red/00.png").rename(folder / "elsewhere.png")
+    (root / "red/00.png").symlink_to(folder / "elsewhere.png")
+    run()
+    assert sum(len(images) for images, _, _ in splits()[1].values()) == 36
+    (root / "red/nothing.png").symlink_to(folder / "nothing")
+    with pytest.raises(UserError, match="photos/red/nothing.png: a link to nothing; remove it"):
+        run()
+    (root / "red/nothing.png").unlink()
+    for target in (album(folder / "more") / "red", root):
+        (root / "yellow").symlink_to(target)
+        with pytest.raises(UserError, match="photos/yellow: a link to a folder, where DVC would notice no change; put"):
+            run()
+        (root / "yellow").unlink()
+    (folder / "link").symlink_to(root)
+    run(source="link")
+    assert sum(len(images) for images, _, _ in splits()[1].values()) == 36
+
+
+def test_a_single_class_is_refused(folder: Path) -> None:
+    shutil.move(album(folder / "all") / "red", folder / "photos/red")
+    with pytest.raises(UserError, match="data/raw: all images are of one class, red; expected two classes or more"):
+        run()
+
+
+def test_a_folder_around_the_classes_is_recognized_beside_other_files(folder: Path) -> None:
+    album(folder / "photos/Pets")
+    (folder / "photos/readme.txt").write_text("who made these")
+    (folder / "photos/papers").mkdir()
+    (folder / "photos/papers/licence.txt").write_text("free")
+    run()
+    assert splits()[0] == ["blue", "green", "red"]
+
+
+def test_files_that_are_no_images_do_not_stop_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Images of formats that Pillow does not read do, and the message says how to convert them."""
+    root = album(folder / "photos")
+    for name in ("a.txt", "b.pdf", "c.mp4", "d.mpg"):
+        (root / "red" / name).write_bytes(b"%PDF")
+    run()
+    assert "left out: 1 file(s), no image (.pdf)" in capsys.readouterr().out
+    for name in ("1.heic", "2.HEIC"):
+        (root / "red" / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    with pytest.raises(UserError) as refused:
+        run()
+    assert "2 of 38 files cannot be read: red/1.heic, red/2.HEIC (HEIC, which Pillow" in str(refused.value)
+    assert "`magick mogrify -format png *.heic`" in str(refused.value)
 
 
 def test_many_images_are_decoded_by_worker_processes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,7 +279,7 @@ def test_unreadable_files_are_counted_and_named(folder: Path, capsys: pytest.Cap
     names = [f"{colour}/{number:02}.png" for colour in COLOURS for number in range(12)]
     with pytest.raises(UserError) as refused:
         run()
-    assert "2 of 36 files cannot be read: blue/07.png (no image of a format that Pillow knows" in str(refused.value)
+    assert "2 of 36 files cannot be read: blue/07.png (no image but a page of HTML or XML)" in str(refused.value)
     assert "red/03.png (" in str(refused.value)
     assert "raise unreadable_allowed, now 0" in str(refused.value)
     with pytest.raises(UserError, match="now 1"):
@@ -247,7 +332,11 @@ def too_few(root: Path) -> None:
         (class_of_text, (), "class folder(s) without an image: yellow; put images into them, or remove them"),
         (only_in_test, ("train", "test"), "no training image of class red; add some"),
         (too_few, (), "class red has 2 rows, which leaves none for val"),
-        (shutil.rmtree, (), "photos: found nothing, expected a folder, or an archive (.zip, .tar, .tar.gz)"),
+        (
+            shutil.rmtree,
+            (),
+            "photos: found nothing, expected a folder, or an archive (.zip, .tar, .tar.gz, .tgz,",
+        ),
     ],
 )
 def test_a_source_without_enough_images_is_refused_in_one_line(
@@ -324,15 +413,99 @@ def test_16_bits_are_scaled_and_32_bits_refused() -> None:
     assert grey
     np.testing.assert_array_equal(pixels[0], np.rint(ramp / 257))
     np.testing.assert_array_equal(pixels[0], pixels[2])
-    with pytest.raises(ValueError, match="pixels of 32 bits"):
+    with pytest.raises(ValueError, match="signed, 32-bit or real pixels from 0 to 65280"):
         decode(saved(Image.fromarray(ramp.astype(np.float32)), "TIFF"), 16)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_16_bits_of_which_some_are_used(folder: Path, capsys: pytest.CaptureFixture[str], bits: int) -> None:
+    """A class is darker than the other; every grey level is there once white is known, and a line says so before."""
+    white = 2**bits - 1
+    for number, name in enumerate(("dark", "light")):
+        (folder / "photos" / name).mkdir(parents=True)
+        for row in range(12):
+            values = np.random.default_rng(row).integers(0, white // 2, (SIZE, SIZE)) + number * (white // 2 + 2)
+            values[0, 0] = white * number
+            Image.fromarray(values.astype(np.uint16)).save(folder / "photos" / name / f"{row:02}.png")
+    expected = (
+        f"dark: the images of 16 bits reach {white:,} of 65,535, which leaves {round(white / 257) + 1} of 256 grey "
+        f"levels; if their white is {white:,} ({bits} bits), set max_pixel_value to that\n"
+    )
+    run()
+    assert (expected in capsys.readouterr().out) == (bits < 16)
+    run(max_pixel_value=white)
+    assert "dark" not in capsys.readouterr().out.replace("dark (", "")
+    levels = np.unique(np.concatenate([images for images, _, _ in splits()[1].values()]))
+    assert len(levels) > 200
+    assert description().max_pixel_value == white
+    if bits < 16:
+        with pytest.raises(UserError, match=r"light/00.png.* \(a pixel has the value .*, above max_pixel_value"):
+            run(max_pixel_value=white // 2)
+
+
+def test_white_of_a_file_of_16_bits() -> None:
+    """A PGM says what its white is; a TIFF may say that white is zero; of colours Pillow reads the upper bits."""
+    ramp = np.arange(100).reshape(10, 10)
+    header = b"P5 10 10 1023\n"
+    picture = open_image(header + (ramp * 10).astype(">u2").tobytes())
+    np.testing.assert_array_equal(picture.pixels[0], np.rint(np.rint(ramp * 10 / 1023 * 65535) / 257))
+    assert (picture.grey, picture.brightest) == (True, None)
+    image = Image.fromarray((ramp * 600).astype(np.uint16))
+    straight = saved(image, "TIFF")
+    tag = struct.pack("<HHIH", 262, 3, 1, 1)
+    assert straight.count(tag) == 1
+    inverted = straight.replace(tag, struct.pack("<HHIH", 262, 3, 1, 0))
+    np.testing.assert_array_equal(open_image(straight).pixels[0], np.rint(ramp * 600 / 257))
+    np.testing.assert_array_equal(open_image(inverted).pixels[0], np.rint((65535 - ramp * 600) / 257))
+    assert open_image(straight).brightest == 59400
+    colour = png_of_16_bits(np.repeat(ramp[:, :, np.newaxis] * 40, 3, 2))
+    assert open_image(colour).brightest == 3960 // 256 * 256 + 255
+    with pytest.raises(ValueError, match="colour of 16 bits, for which max_pixel_value 4095 is not supported"):
+        open_image(colour, white=4095)
+
+
+def png_of_16_bits(values: np.ndarray) -> bytes:
+    """Return a PNG in colour with 16 bits, which Pillow does not write: (H, W, 3)."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_a_second_page_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = album(folder / "photos")
+    red = Image.open(root / "red/00.png")
+    red.save(root / "red/stack.tif", save_all=True, append_images=[red, red])
+    red.save(root / "red/film.gif", save_all=True, append_images=[Image.open(root / "red/01.png")])
+    red.save(root / "red/phone.jpg", "MPO", save_all=True, append_images=[red])
+    run()
+    assert (
+        "several pages: 2 file(s), such as red/film.gif with 2; only the first page is used; save the others as files "
+        "of their own\n"
+    ) in capsys.readouterr().out
 
 
 def test_a_decompression_bomb_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    for side in (12, 20):  # Pillow warns above the limit and refuses above twice the limit
-        with pytest.raises(ValueError, match="exceeds limit of"):
+    monkeypatch.setattr(pillow_image, "MOST_PIXELS", 100)
+    for side in (12, 20):  # Pillow itself refuses above twice the limit
+        with pytest.raises(ValueError, match="more than 268 million pixels; make it smaller"):
             decode(saved(Image.new("RGB", (side, side)), "PNG"), 4)
+
+
+def test_limits_of_an_image() -> None:
+    """120 million pixels and long comments are sound; a line of pixels would be resized to gigabytes."""
+    assert decode(saved(Image.new("1", (12_000, 10_000)), "PNG"), 4)[0].shape == (3, 4, 4)
+    comment = PngImagePlugin.PngInfo()
+    comment.add_text("comment", "x" * 2_000_000, zip=True)
+    assert decode(saved(Image.new("L", (8, 8)), "PNG", pnginfo=comment), 4)[1]
+    for size in ((801, 8), (3_000_000, 1), (1, 3_000_000)):
+        with pytest.raises(ValueError, match="pixels: one side more than 100 times the other; cut it into pieces"):
+            decode(saved(Image.new("1", size), "BMP"), 4)
 
 
 def test_dvc_notices_changes_of_the_source(fresh: Project, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ CHANGED = {
     "source": "photos",
     "task": "classification",  # regression would need other values of other stages
     "image_size": 14,
+    "max_pixel_value": 4095,
     "val_fraction": 0.2,
     "test_fraction": 0.3,
     "split_seed": 9,

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image, ImageFont
+from PIL import Image
 
 from stages import evaluate
 from stages.lib.core.sealed import seal, unseal
 from stages.lib.model import model_file, tensors
-from stages.lib.reporting.pictures import CAPTION_WIDTH, GAP, LINE, SIDE, caption, mistakes_sheet
+from stages.lib.reporting.pictures import CAPTION_WIDTH, GAP, LINE, SIDE, caption, load_font, mistakes_sheet
 from stages.lib.reporting.results import Mistake
 from stages.lib.splits import shards
 from tests.conftest import Project
@@ -97,7 +97,7 @@ def test_the_sheet_of_one_colour_or_no_image(channels: int, number: int) -> None
     assert grey == pytest.approx(number * SIDE * SIDE, abs=50), "letters have a little grey, too"
 
 
-FONT = ImageFont.load_default(13)
+FONT = load_font()
 
 
 def test_a_caption_has_the_classes_the_confidence_and_the_image() -> None:
@@ -105,6 +105,13 @@ def test_a_caption_has_the_classes_the_confidence_and_the_image() -> None:
     assert caption(mistake("red/35.png"), FONT)[2] == "red/35.png"
     quantities = replace(mistake("a.png"), actual="1.5, 2", predicted="1, 2", confidence=None)
     assert caption(quantities, FONT) == ["actual 1.5, 2", "predicted 1, 2", "a.png"]
+
+
+def test_letters_of_many_scripts_are_drawn_and_others_escaped() -> None:
+    """A box would look the same for all that the font lacks."""
+    drawn = mistake("e\u0301t\u00e9.png", "\u0401\u043b\u043a\u0430 \u03c8", "\u732b 1")
+    lines = ["actual \u0401\u043b\u043a\u0430 \u03c8", "predicted \\u732b 1 (99.0%)", "\u00e9t\u00e9.png"]
+    assert caption(drawn, FONT) == lines
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,24 @@ def test_torchvision_weights_are_loaded_for_other_classes_and_channels(tmp_path:
     assert different == {"conv1.0.weight", "fc.weight", "fc.bias"}
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model."])
+def test_names_with_a_wrapper_in_front_are_the_network_s(tmp_path: Path, prefix: str) -> None:
+    """Of DataParallel, torch.compile, and modules that keep the network as an attribute."""
+    source, network = small(seed=1), small(seed=2)
+    torch.save({f"{prefix}{name}": weight for name, weight in source.state_dict().items()}, tmp_path / "a.pth")
+    load(network, tmp_path / "a.pth")
+    assert all(map(torch.equal, network.state_dict().values(), source.state_dict().values()))
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+def test_a_checkpoint_with_other_things_beside_the_weights(tmp_path: Path, key: str) -> None:
+    source, network = small(seed=1), small(seed=2)
+    optimizer = torch.optim.Adam(source.parameters()).state_dict()
+    torch.save({"epoch": 3, key: source.state_dict(), "optimizer": optimizer}, tmp_path / "a.pth")
+    load(network, tmp_path / "a.pth")
+    assert all(map(torch.equal, network.state_dict().values(), source.state_dict().values()))
+
+
 def test_files_that_do_not_fit_are_refused_with_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
 
@@ -93,6 +111,8 @@ def test_files_that_do_not_fit_are_refused_with_one_line(tmp_path: Path) -> None
     assert_refused(deeper.state_dict(), "is of another model: has layers.10.bias (2 too many)")
     sparse = {name: weight.to_sparse() for name, weight in small().state_dict().items()}
     assert_refused(sparse, "holds weights that cannot be loaded")
+    assert_refused({"module.a": torch.zeros(1)}, "is of another model: has module.a (1 too many)")
+    assert_refused({"model": {"a": 1}}, "no weights that can be read; expected tensors by name")
     assert_refused({"a": 1}, "no weights that can be read; expected tensors by name")
     assert_refused(small(), "no weights that can be read")  # a module, which would have to be unpickled
     path.write_bytes(b"\x00" * 100)

@@ -17,7 +17,7 @@ from stages.lib.core.errors import UserError
 from stages.lib.core.parameters import PARAMETERS, StageParameters, load
 from stages.lib.core.sealed import unseal
 from stages.lib.validation.rules import SCHEMA
-from tests.conftest import ROOT, STAGES, Project, default_parameters, set_parameters
+from tests.conftest import ROOT, STAGES, Project, default_parameters, outs, set_parameters
 
 # Line of params.yaml -> parts of the message.
 REFUSED = {
@@ -279,8 +279,37 @@ def test_portable_arithmetic_refuses_other_devices(folder: object, monkeypatch: 
     monkeypatch.setenv("DEVICE", "cuda")
     with pytest.raises(UserError, match="DEVICE: found `cuda`, but portable arithmetic computes on the CPU; unset"):
         check.main()
-    set_parameters(PARAMETERS, arithmetic="native", source=".")
+    Path("photos").mkdir()
+    set_parameters(PARAMETERS, arithmetic="native", source="photos")
     check.main()
+
+
+def test_a_source_where_a_stage_writes_is_refused(folder: Path) -> None:
+    """Also one around it, and one behind a link."""
+    for name in ("data/raw/photos", ".state/photos", "models", "photos"):
+        Path(name).mkdir(parents=True)
+    Path("link").symlink_to("data/raw")
+    around = ("data", ".", "models", ".state/photos", "photos/../data/raw")
+    for source in ("data/raw/photos", "link/photos", "link", *around):
+        set_parameters(PARAMETERS, source=source)
+        with pytest.raises(UserError, match=r"source: `.*` has to be apart from .*; move your images, for example to"):
+            check.main()
+    set_parameters(PARAMETERS, source="photos")
+    check.main()
+
+
+@pytest.mark.parametrize("name", ["ü", "it's", "a=b", "c#1", "d[1]", "e f", "g,h", "k{1}", "m:n"])
+def test_any_source_can_be_given_in_double_quotes(folder: Path, name: str) -> None:
+    """As docs/own_data.md says; without them Hydra's grammar takes few characters."""
+    Path("photos", name).mkdir(parents=True)
+    apply_overrides(PARAMETERS, [f'source="photos/{name}"'])
+    assert parameters.read(PARAMETERS)["source"] == f"photos/{name}"
+    check.main()
+
+
+def test_every_folder_that_a_stage_writes_is_known() -> None:
+    written = {Path(out) for stage in STAGES for out in outs(stage)}
+    assert {str(path.parent if path.suffix else path) for path in written} <= set(check.WRITTEN)
 
 
 def test_git_sees_a_refused_value_of_the_same_length(project: Project) -> None:

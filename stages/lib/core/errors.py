@@ -2,8 +2,10 @@
 
 import errno
 import re
+from collections.abc import Sequence
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # disk full, quota exceeded, file larger than the limit
+SHOWN = 5  # names in a message
 OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory")  # torch raises a RuntimeError with these words
 
 
@@ -21,6 +23,12 @@ def reason(error: Exception) -> str:
     else:
         text = str(error) or type(error).__name__
     return " ".join(text.split())
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first names of a list, and the number of the others."""
+    others = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + others
 
 
 def one_line(error: Exception) -> str:

@@ -1,28 +1,39 @@
-"""Unpack untrusted gzip, tar and zip files.
+"""Unpack untrusted zip, tar and gzip files.
 
 Only regular files and folders are unpacked, under names inside the target folder, and no more of them, in number and
 bytes, than the caller allows. The checksums of the format are checked before the caller reads any unpacked byte.
 """
 
+import bz2
 import errno
 import gzip
 import lzma
+import os
+import re
 import stat
 import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from stages.lib.core.errors import reason
 from stages.lib.core.files import with_file_name
 
+COMPRESSED_TARS: dict[str, Callable[[Path], Any]] = {
+    **dict.fromkeys((".tar.gz", ".tgz"), gzip.open),
+    **dict.fromkeys((".tar.bz2", ".tbz2", ".tbz"), bz2.open),
+    **dict.fromkeys((".tar.xz", ".txz"), lzma.open),
+}
+ARCHIVES = (".zip", ".tar", *COMPRESSED_TARS)
 CHUNK = 1 << 20  # bytes
 HEADERS = 10_240  # bytes of a tar per file that are not content
 BAD_NAME = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL}
-FORBIDDEN = set("\\:\0")  # in a name: backslash and colon lead out of the folder on Windows
+DRIVE = re.compile("[A-Za-z]:/")  # of an absolute path on Windows
+FORBIDDEN = set("\0:" if os.name == "nt" else "\0")  # in names
 # What these modules raise on damaged bytes, and zipfile on an unknown compression or encryption.
 DAMAGED = (
     *(gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
@@ -35,40 +46,48 @@ class ArchiveError(ValueError):
 
 
 def unpack(archive: Path, folder: Path, *, most_bytes: int, most_files: int = 1) -> None:
-    """Unpack into an existing folder: name.gz to the file `name`; name.zip, name.tar and name.tar.gz to their files.
+    """Unpack into an existing folder: an archive with an ending of ARCHIVES to its files, name.gz to the file `name`.
 
     Raises:
         ArchiveError: the archive is damaged, of another format or larger than the limits, or has an entry that is a
-            link or a device, or lies outside of the folder.
+            link or a device, or lies outside of the folder, or has a name that is no UTF-8.
         OSError: the folder cannot be written.
     """
     try:
-        if archive.suffix == ".zip":
-            _unpack_zip(archive, folder, most_bytes, most_files)
-        elif archive.suffix == ".tar":
-            _unpack_tar(archive, folder, most_bytes, most_files)
-        elif archive.name.endswith(".tar.gz"):
-            # To a plain tar first: tarfile neither checks gzip's checksum nor limits the length of a name.
-            plain = folder / ".unpacked.tar.tmp"
-            try:
-                _gunzip(archive, plain, most_bytes + HEADERS * (most_files + 1))
-                _unpack_tar(plain, folder, most_bytes, most_files)
-            finally:
-                plain.unlink(missing_ok=True)
-        else:
-            _gunzip(archive, folder / archive.stem, most_bytes)
+        match ending_of(archive.name):
+            case ".zip":
+                _unpack_zip(archive, folder, most_bytes, most_files)
+            case ".tar":
+                _unpack_tar(archive, folder, most_bytes, most_files)
+            case "":
+                _decompress(gzip.open, archive, folder / archive.stem, most_bytes)
+            case ending:
+                # To a plain tar first: tarfile neither checks gzip's checksum nor limits the length of a name.
+                plain = folder / ".unpacked.tar.tmp"
+                try:
+                    _decompress(COMPRESSED_TARS[ending], archive, plain, most_bytes + HEADERS * (most_files + 1))
+                    _unpack_tar(plain, folder, most_bytes, most_files)
+                finally:
+                    plain.unlink(missing_ok=True)
     except ArchiveError as error:
         raise ArchiveError(f"{archive.name}: {error}") from error
     except DAMAGED as error:
         raise ArchiveError(f"{archive.name}: cannot be unpacked ({reason(error)})") from error
     except OSError as error:
-        if error.errno not in BAD_NAME:
+        # bz2 reports damage as an OSError without a number.
+        if error.errno is not None and error.errno not in BAD_NAME:
             raise
-        raise ArchiveError(f"{archive.name}: a file cannot have such a name ({reason(error)})") from error
+        what = "cannot be unpacked" if error.errno is None else "a file cannot have such a name"
+        raise ArchiveError(f"{archive.name}: {what} ({reason(error)})") from error
 
 
-def _gunzip(archive: Path, target: Path, most_bytes: int) -> None:
-    with gzip.open(archive) as source:
+def ending_of(name: str) -> str:
+    """Return the ending of an archive's name in lower case, or an empty text if it is not one of ARCHIVES."""
+    return next((ending for ending in ARCHIVES if name.lower().endswith(ending)), "")
+
+
+def _decompress(opened: Callable[[Path], Any], archive: Path, target: Path, most_bytes: int) -> None:
+    with opened(archive) as source:
         _copy(source, target, most_bytes)
 
 
@@ -76,13 +95,13 @@ def _unpack_tar(archive: Path, folder: Path, most_bytes: int, most_files: int) -
     with tarfile.open(archive, "r:") as tar:
         left = most_bytes
         for number, member in enumerate(tar, start=1):
-            _check(member.name, number, most_files, member.isfile() or member.isdir())
+            name = _checked(member.name, number, most_files, member.isfile() or member.isdir())
             left -= member.size
             if left < 0:
-                raise ArchiveError(f"`{member.name}` is larger than expected")
+                raise ArchiveError(f"`{name}` is larger than expected")
             # Not by tar.extract, whose filter for untrusted archives is missing before Python 3.11.4.
             with tar.extractfile(member) or nullcontext() as source:
-                _put(folder / member.name, source, member.size)
+                _put(folder / name, source, member.size)
 
 
 def _unpack_zip(archive: Path, folder: Path, most_bytes: int, most_files: int) -> None:
@@ -90,18 +109,27 @@ def _unpack_zip(archive: Path, folder: Path, most_bytes: int, most_files: int) -
         left = most_bytes
         for number, member in enumerate(zipped.infolist(), start=1):
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 if the archive has no Unix modes
-            _check(member.filename, number, most_files, kind in (0, stat.S_IFREG, stat.S_IFDIR))
-            with nullcontext() if member.is_dir() else zipped.open(member) as source:
-                left -= _put(folder / member.filename, source, left)
+            name = _checked(member.filename, number, most_files, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+            with nullcontext() if name.endswith("/") else zipped.open(member) as source:
+                left -= _put(folder / name, source, left)
 
 
-def _check(name: str, number: int, most_files: int, is_regular: bool) -> None:
+def _checked(name: str, number: int, most_files: int, is_regular: bool) -> str:
+    """Return the name of an entry with slashes; programs on Windows write backslashes."""
     if number > most_files:
         raise ArchiveError(f"more than {most_files:,} files")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ArchiveError(f"the name {name!a} is not UTF-8, which DVC needs; rename the file") from error
     if not is_regular:
         raise ArchiveError(f"`{name}` is a link or a device")
-    if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or set(name) & FORBIDDEN:
+    path = name.replace("\\", "/")
+    if not path or PurePosixPath(path).is_absolute() or ".." in path.split("/") or DRIVE.match(path):
         raise ArchiveError(f"`{name}` lies outside of the archive's folder")
+    if forbidden := FORBIDDEN & set(path):
+        raise ArchiveError(f"`{name}` has {forbidden.pop()!r} in its name, which cannot be in that of a file")
+    return path
 
 
 def _put(target: Path, source: IO[bytes] | None, most_bytes: int) -> int:

@@ -7,6 +7,7 @@ or, if the source has splits, train_images.npy, train_targets.npy, val_..., test
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from stages.lib.datasets.array_file import ArrayFile, unchanged
 from stages.lib.datasets.kind import REGRESSION, TASKS, Contents, Download, Part, Reading
 from stages.lib.datasets.raw import OriginalFiles, Raw
 
+MOST_CLASSES = 1 << 20
 PARTS = {"": "all", "train_": "train", "val_": "val", "test_": "test"}
 
 
@@ -49,6 +51,10 @@ class Arrays:
         if len(shapes) > 1:
             raise UserError(f"{raw.root}: found images of {sorted(shapes)}; expected one shape (C, H, W) for all parts")
         if reading.task != REGRESSION:
+            if first := min(int(part.targets.min()) for part in parts.values()):
+                raise UserError(
+                    f"{raw.root}: the targets count from {first}; expected numbers from 0: save `targets - {first}`"
+                )
             classes = max(int(part.targets.max()) for part in parts.values()) + 1
             return Contents(parts, tuple(map(str, range(classes))))
         quantities = {part.targets.shape[1] for part in parts.values()}
@@ -103,23 +109,35 @@ def read_targets(raw: Raw, name: str, task: str) -> np.ndarray:
         raise UserError(f"{raw.root / name}: not found; expected the targets of the images beside it")
     array = _map(raw, name)
     if task == REGRESSION:
-        if array.ndim in (1, 2) and array.dtype.kind in "iuf" and np.isfinite(array).all() and array.size:
-            return np.array(array, np.float64).reshape(len(array), -1)
         expected = "finite numbers, (N,) or (N, quantities)"
+        if array.ndim in (1, 2) and array.dtype.kind in "iuf" and array.size:
+            targets = np.array(array, np.float64).reshape(len(array), -1)
+            _refuse_values(raw.root / name, array, np.asarray(~np.isfinite(targets).all(1)), expected)
+            return targets
     else:
-        if array.ndim == 1 and array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() < 1 << 20:
-            return np.array(array, np.int64)
-        expected = "whole numbers from 0, one for each image"
+        expected = f"whole numbers from 0 to {MOST_CLASSES - 1:,}, one for each image"
+        if array.ndim == 1 and array.dtype.kind in "iuf" and array.size:
+            wrong = np.asarray((array < 0) | (array >= MOST_CLASSES) | np.isnan(array))
+            _refuse_values(raw.root / name, array, wrong, expected)
+            if array.dtype.kind != "f":
+                return np.array(array, np.int64)
+            expected += ": save `targets.astype(int)`"
     raise UserError(f"{raw.root / name}: found {array.dtype} {array.shape}; expected {expected}")
+
+
+def _refuse_values(path: Path, array: np.ndarray, wrong: np.ndarray, expected: str) -> None:
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise UserError(f"{path}: row {row} is {array[row]} ({wrong.sum():,} such rows); expected {expected}")
 
 
 def _map(raw: Raw, name: str) -> np.memmap:
     try:
         array = np.load(raw.root / name, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.memmap) or not array.flags.c_contiguous:
-            raise ValueError("not in C order, in which the rows come one after another")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{raw.root / name}: cannot be read as an array ({reason(error)}); save it again") from error
+            raise ValueError("in Fortran's order, or no array of numbers; save `np.ascontiguousarray(array)`")
+    except Exception as error:  # NumPy's parser of headers raises whatever it comes across
+        raise UserError(f"{raw.root / name}: cannot be read as an array ({reason(error)})") from error
     return array
 
 

@@ -1,16 +1,18 @@
-"""Kind: images in a folder for each class: class/image, or train/class/image, val/class/image, test/class/image."""
+"""Kind: images in a folder for each class, with splits or without; `layout.py` describes what is recognized."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from stages.lib.core.errors import UserError
+from stages.lib.core.errors import UserError, some
 from stages.lib.datasets.image_files import LabelledFiles, decode, number_classes
+from stages.lib.datasets.image_names import is_image, kind_of
 from stages.lib.datasets.kind import CLASSIFICATION, Contents, Download, Reading
+from stages.lib.datasets.layout import layout_of
 from stages.lib.datasets.raw import OriginalFiles, Raw
 
-PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+LINES = 5  # to print about files that are left out
 
 
 class Folder:
@@ -25,43 +27,47 @@ class Folder:
 
     def read(self, raw: Raw, reading: Reading) -> Contents:
         """Decode the images."""
-        return decode(label_by_folder(list(raw.sha256)), raw, reading)
+        return decode(label_by_folder(list(raw.sha256), lambda name: is_image(raw.root / name)), raw, reading)
 
 
-def label_by_folder(names: Sequence[str]) -> LabelledFiles:
-    """Return the images among the files of a source, with their classes and parts.
+def label_by_folder(names: Sequence[str], is_image: Callable[[str], bool]) -> LabelledFiles:
+    """Return the images among the files of a source, with their classes and parts, and print what is left out.
 
     Raises:
-        UserError: there is no image in a class folder, or a class folder without an image.
+        UserError: there is no image in a class folder, or a class folder without an image, or the layout is unclear.
     """
-    from PIL import Image  # which download does without
-
-    paths = [PurePosixPath(name) for name in names]
-    while len(tops := {path.parts[0] for path in paths}) == 1 and all(len(path.parts) > 2 for path in paths):
-        paths = [path.relative_to(next(iter(tops))) for path in paths]  # an archive of one folder
-    has_splits = "train" in tops and tops <= set(PARTS) | {path.name for path in paths if len(path.parts) == 1}
-    suffixes = Image.registered_extensions()
+    is_image_of = {name: is_image(name) for name in names}
+    layout = layout_of(PurePosixPath(name) for name in names if is_image_of[name])
     images: list[str] = []
     labels: list[str] = []
     parts: list[str] = []
+    classes = set()
     left_out = Counter[str]()
-    for name, path in zip(names, paths, strict=True):
-        folders = path.parts[1:-1] if has_splits else path.parts[:-1]
-        if path.suffix.lower() not in suffixes:
-            left_out[f"no image ({path.suffix or path.name})"] += 1
-        elif not folders:
-            left_out["in no class folder"] += 1
+    for name in names:
+        place = layout.place(PurePosixPath(name))
+        if not isinstance(place, str):
+            classes.add(place[1])
+        if not is_image_of[name]:
+            left_out[f"no image ({kind_of(name)})"] += 1
+        elif isinstance(place, str):
+            left_out[place] += 1
         else:
             images.append(name)
-            labels.append(folders[0])
-            parts.append(PARTS[path.parts[0]] if has_splits else "all")
-    for why, count in sorted(left_out.items()):
-        print(f"left out: {count:,} file(s), {why}")
+            parts.append(place[0])
+            labels.append(place[1])
+    report_left_out(left_out)
     if not images:
         raise UserError(
             "the source holds no image in a class folder; expected class/image.jpg or train/class/image.jpg"
         )
-    classes = {folders[0] for path in paths if (folders := path.parts[1:-1] if has_splits else path.parts[:-1])}
     if empty := sorted(classes - set(labels)):
-        raise UserError(f"class folder(s) without an image: {', '.join(empty)}; put images into them, or remove them")
+        raise UserError(f"class folder(s) without an image: {some(empty)}; put images into them, or remove them")
     return LabelledFiles(images, *number_classes(labels), parts, groups=None)
+
+
+def report_left_out(counts: Counter[str]) -> None:
+    """Print how many files are left out and why, the most frequent reasons in a line each."""
+    for why, count in counts.most_common(LINES):
+        print(f"left out: {count:,} file(s), {why}")
+    if others := counts.most_common()[LINES:]:
+        print(f"left out: {sum(count for _, count in others):,} file(s), for {len(others):,} other reasons")

@@ -3,15 +3,18 @@
 column    content
 path      of the image, relative to the table's folder, with slashes
 target    the class, a name or a number; of a regression, a number. Several numbers: columns target_x, target_y ...
-split     optional: train, val or test
+split     optional: train, val or test, or a synonym such as valid
 group     optional: rows of one group (a patient, a writer) never fall into two splits
 Other columns are ignored. Rows count from 0.
 """
 
+import codecs
 import csv
 import io
+import re
+import unicodedata
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -19,9 +22,10 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype, is_object_dtype, is_string_dtype
 
 from stages.lib.core import SPLITS
-from stages.lib.core.errors import UserError, reason
-from stages.lib.datasets.image_files import LabelledFiles, number_classes
+from stages.lib.core.errors import UserError, reason, some
+from stages.lib.datasets.image_files import LabelledFiles, number_classes, same_text
 from stages.lib.datasets.kind import REGRESSION
+from stages.lib.datasets.layout import split_of
 from stages.lib.datasets.raw import Raw
 
 SUFFIXES = (".csv", ".parquet")
@@ -36,7 +40,9 @@ def read_labels(raw: Raw, task: str) -> LabelledFiles:
     name = find_table(list(raw.sha256))
     table = read_table(raw, name)
     if "path" not in table:
-        raise UserError(f"{name}: found no column `path`; it has {', '.join(map(str, table.columns))}")
+        columns = list(map(str, table.columns))
+        remedy = "; separate the cells by commas" if len(columns) == 1 and re.search(r"[;\t|]", columns[0]) else ""
+        raise UserError(f"{name}: found no column `path`; it has {some(columns)}{remedy}")
     if not len(table):
         raise UserError(f"{name}: a table without rows; expected one for each image")
     refuse_rows(name, table["path"].isna(), lambda row: "has no path")
@@ -46,7 +52,7 @@ def read_labels(raw: Raw, task: str) -> LabelledFiles:
     refuse_rows(
         name,
         np.array([image not in raw.sha256 for image in images]),
-        lambda row: f"names {table['path'][row]}, and there is no such file; paths are relative to the table's folder",
+        lambda row: f"names {table['path'][row]}, and there is no such file; {why_missing(images[row], raw.sha256)}",
     )
     refuse_rows(name, pd.Series(images).duplicated(), lambda row: f"names {table['path'][row]} a second time")
     targets, labels = real_numbers(name, table) if task == REGRESSION else class_numbers(name, table)
@@ -57,6 +63,19 @@ def read_labels(raw: Raw, task: str) -> LabelledFiles:
         refuse_rows(name, groups < 0, lambda row: "has no group")
     parts = official_parts(name, table) if "split" in table else ["all"] * len(table)
     return LabelledFiles(images, targets, labels, parts, groups)
+
+
+def why_missing(path: str, existing: Collection[str]) -> str:
+    """Return what is probably wrong with the path of an image that does not exist."""
+    if "\\" in path:
+        return "write / in place of \\"
+    if path.startswith("/") or re.match("[A-Za-z]:", path):
+        return "it is absolute, and paths are relative to the table's folder"
+    by_look = {unicodedata.normalize("NFC", name).casefold(): name for name in existing}
+    if alike := by_look.get(unicodedata.normalize("NFC", path).casefold()):
+        how = "case" if unicodedata.normalize("NFC", path) != unicodedata.normalize("NFC", alike) else "Unicode form"
+        return f"{alike} differs in {how} alone; give both the same name"
+    return "paths are relative to the table's folder"
 
 
 def find_table(names: list[str]) -> str:
@@ -85,7 +104,7 @@ def read_table(raw: Raw, name: str) -> pd.DataFrame:
     try:
         content = raw.content(name)
         if name.lower().endswith(".csv"):
-            header = next(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")), [])
+            header = next(csv.reader(io.StringIO(_text(content), newline="")), [])
             with warnings.catch_warnings(action="error"):  # pandas only warns of a row with too many cells
                 table = pd.read_csv(
                     io.BytesIO(content), dtype="string", keep_default_na=False, na_values=[""], index_col=False
@@ -97,6 +116,8 @@ def read_table(raw: Raw, name: str) -> pd.DataFrame:
                 table[column].tolist()  # Arrow checks that text is UTF-8 only when it is accessed
         for column in {"path", "split", "group"} & set(table.columns):
             table[column] = table[column].astype("string")
+        if "group" in table:
+            table["group"] = table["group"].map(same_text, na_action="ignore")
         table = table.replace("", pd.NA)
     except ImportError as error:
         raise UserError(f"{name}: Parquet needs pyarrow: pip install pyarrow; or save the table as CSV") from error
@@ -107,19 +128,25 @@ def read_table(raw: Raw, name: str) -> pd.DataFrame:
     return table
 
 
+def _text(content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        encoding = "UTF-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "another encoding"
+        raise ValueError(f"it is in {encoding}; save it as UTF-8") from error
+
+
 def class_numbers(name: str, table: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return class numbers (N,) int64, and the names of the classes.
 
     Raises:
-        UserError: there is no column `target`, a row lacks a target, or there is only one class.
+        UserError: there is no column `target`, or a row lacks a target.
     """
     if "target" not in table:
         raise UserError(f"{name}: found no column `target`, expected the class of each image")
-    refuse_rows(name, table["target"].isna(), lambda row: "has no target")
-    numbers, classes = number_classes(table["target"].astype(str).tolist())
-    if len(classes) < 2:
-        raise UserError(f"{name}: every target is {classes[0]}; expected two classes or more")
-    return numbers, classes
+    targets = table["target"].astype(str)
+    refuse_rows(name, table["target"].isna() | (targets.str.strip() == ""), lambda row: "has no target")
+    return number_classes(targets.tolist())
 
 
 def real_numbers(name: str, table: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -138,7 +165,13 @@ def real_numbers(name: str, table: pd.DataFrame) -> tuple[np.ndarray, tuple[str,
         if not (is_numeric_dtype(dtype) or is_string_dtype(dtype) or is_object_dtype(dtype)) or is_bool_dtype(dtype):
             raise UserError(f"{name}: the column `{column}` holds values of type {dtype}, expected numbers")
     values = table[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    refuse_rows(name, ~np.isfinite(values).all(1), lambda row: f"has no finite number as {' and '.join(columns)}")
+
+    def cell(row: int) -> str:
+        column = columns[int((~np.isfinite(values[row])).argmax())]
+        given = table[column][row]
+        return f"has {'nothing' if pd.isna(given) else f'`{given}`'} as {column}; expected a finite number such as 0.5"
+
+    refuse_rows(name, ~np.isfinite(values).all(1), cell)
     return values, tuple(column.removeprefix("target_") for column in columns)
 
 
@@ -148,8 +181,9 @@ def official_parts(name: str, table: pd.DataFrame) -> list[str]:
     Raises:
         UserError: a row has something else than a split, no row has train, or a group is in two splits.
     """
-    parts = table["split"].fillna("")
-    refuse_rows(name, ~parts.isin(SPLITS), lambda row: f"has the split `{parts[row]}`; expected {', '.join(SPLITS)}")
+    given = table["split"].fillna("")
+    parts = given.map({each: split_of(each) for each in given.unique()})
+    refuse_rows(name, parts.isna(), lambda row: f"has the split `{given[row]}`; expected {', '.join(SPLITS)}")
     if not (parts == "train").any():
         raise UserError(f"{name}: no row has the split `train`, so there is nothing to learn from")
     if "group" in table:

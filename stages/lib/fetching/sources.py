@@ -1,16 +1,24 @@
 """The user's own source, a folder or an archive: which of its files count, and bringing them into data/raw/."""
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from stages.lib.core.errors import UserError
-from stages.lib.datasets.archives import ArchiveError, unpack
+from stages.lib.datasets.archives import ARCHIVES, ArchiveError, ending_of, unpack
 from stages.lib.datasets.raw import FILES, OriginalFiles
 
-ARCHIVES = (".zip", ".tar", ".tar.gz")
 LARGE = 1 << 30  # bytes: a larger folder is not copied
 MOST_FILES = 100_000_000  # in an archive
-CLUTTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}  # left in folders by operating systems
+# Left in folders by macOS, Windows, and the storage of Synology and QNAP, in lower case. Names with a dot in front are
+# hidden files.
+CLUTTER = {
+    *("__macosx", "icon\r", "network trash folder", "temporary items"),
+    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "system volume information"),
+    *("@eadir", "@tmp", "@sharebin", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "lost+found"),
+}
+CLUTTER_ENDINGS = (":zone.identifier", "@synoeastream", "@synoresource")
 
 
 def bring(source: str, folder: Path) -> OriginalFiles:
@@ -29,7 +37,7 @@ def bring(source: str, folder: Path) -> OriginalFiles:
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path / name, folder / name)
-    elif path.name.endswith(ARCHIVES):
+    elif path.is_file() and ending_of(path.name):
         try:
             unpack(path, folder, most_bytes=shutil.disk_usage(folder).free, most_files=MOST_FILES)
         except ArchiveError as error:
@@ -47,15 +55,46 @@ def files_below(root: Path) -> list[str]:
     """Return the paths of all files below a folder, with slashes, sorted; without hidden files and clutter.
 
     Raises:
-        UserError: a folder in it is empty.
+        UserError: a folder in it is empty, or is a link: DVC follows none, so changes would go unnoticed.
     """
-    names = []
-    for path in sorted(root.rglob("*")):
-        relative = path.relative_to(root)
-        if any(part.startswith(".") or part in CLUTTER for part in relative.parts):
-            continue
-        if path.is_file():
-            names.append(relative.as_posix())
-        elif path.is_dir() and not any(path.iterdir()):
-            raise UserError(f"{path}: an empty folder; put images into it, or remove it")
+    names: list[str] = []
+    for folder, subfolders, files in visible(root):
+        for path in (folder / name for name in subfolders):
+            if path.is_symlink():
+                raise UserError(
+                    f"{path}: a link to a folder, where DVC would notice no change; put the folder itself in its place"
+                )
+        if not subfolders and not files and folder != root:
+            raise UserError(f"{folder}: an empty folder; put images into it, or remove it")
+        names += [(folder / name).relative_to(root).as_posix() for name in files]
     return sorted(names)
+
+
+def visible(root: Path, *, links: bool = False) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Walk through a folder as `os.walk` does, without hidden files and clutter.
+
+    Args:
+        root: the folder.
+        links: whether to follow links to folders.
+
+    Raises:
+        UserError: a link leads nowhere, or to a folder that holds it.
+        OSError: a folder cannot be read.
+    """
+    for folder, subfolders, files in os.walk(root, onerror=_raise, followlinks=links):
+        subfolders[:] = [name for name in subfolders if not _is_clutter(name)]
+        files = [name for name in files if not _is_clutter(name)]
+        for path in (Path(folder, name) for name in (*subfolders, *files)):
+            if path.is_symlink() and not path.exists():
+                raise UserError(f"{path}: a link to nothing; remove it, or put back what it leads to")
+            if links and path.is_symlink() and path.resolve() in [above.resolve() for above in path.parents]:
+                raise UserError(f"{path}: a link to a folder that holds it; remove it")
+        yield Path(folder), subfolders, [name for name in files if Path(folder, name).is_file()]
+
+
+def _is_clutter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in CLUTTER or name.lower().endswith(CLUTTER_ENDINGS)
+
+
+def _raise(error: OSError) -> None:
+    raise error

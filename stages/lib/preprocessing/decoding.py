@@ -1,25 +1,24 @@
-"""Decode image files, of any format, size and mode that Pillow reads, into pixels of one geometry."""
+"""Decode many image files into pixels of one geometry, on all processors."""
 
-import io
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
 from functools import partial
 from os import cpu_count
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, SIGTERM, signal
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import with_file_name
-from stages.lib.datasets.array_file import ArrayFile, unchanged
+from stages.lib.datasets.array_file import ArrayFile
 from stages.lib.preprocessing.geometry import fit
+from stages.lib.preprocessing.pillow_image import WHITE, open_image
 
 FEW = 64  # images; fewer are decoded in this process
 CHUNK = 16  # images that a worker process takes at a time
@@ -36,51 +35,47 @@ def decode(content: bytes, size: int) -> tuple[np.ndarray, bool]:
     Raises:
         ValueError: as in `open_image`.
     """
-    pixels, grey = open_image(content)
-    return fit(pixels[np.newaxis], size)[0], grey
-
-
-def open_image(content: bytes) -> tuple[np.ndarray, bool]:
-    """Decode an image at its original size, rotated as its EXIF orientation says.
-
-    Transparent pixels become white; 16 bits are scaled to 8.
-
-    Returns:
-        (3, H, W) uint8, and whether the file is grey; its three channels are then equal.
-
-    Raises:
-        ValueError: Pillow cannot read it, or the range of its pixel values is unknown.
-    """
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about odd metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(content))
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
-            if image.mode.startswith("I;16"):
-                image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-            elif image.mode in ("I", "F"):
-                raise ValueError("pixels of 32 bits, whose range is unknown; save it with 8 or 16 bits")
-            if image.has_transparency_data:
-                background = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(background, image.convert("RGBA"))
-            image = image if image.mode == "RGB" else image.convert("RGB")
-            return np.array(image).transpose(2, 0, 1), grey
-    except MemoryError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ValueError("no image of a format that Pillow knows") from error
-    except Exception as error:  # each of Pillow's readers raises its own
-        raise ValueError(reason(error)) from error
+    picture = open_image(content)
+    return fit(picture.pixels[np.newaxis], size)[0], picture.grey
 
 
 def decode_all(
-    content_of: Callable[[str], bytes], names: Sequence[str], size: int, path: Path
+    content_of: Callable[[str], bytes], names: Sequence[str], size: int, path: Path, *, white: int = WHITE
 ) -> tuple[ArrayFile, dict[int, str]]:
     """Decode many files into one file of pixels, each image brought to `size` by `geometry.fit`; see `prepare_all`."""
-    images, unreadable, _ = prepare_all(content_of, _fit, names, size, path)
-    return images, unreadable
+    decoded: Decoded[None] = prepare_all(content_of, _fit, names, size, path, white=white)
+    for line in decoded.remarks(names, white):
+        print(line)
+    return decoded.images, decoded.unreadable
+
+
+@dataclass
+class Decoded(Generic[T]):
+    """The images of many files."""
+
+    images: ArrayFile  # (N, C, size, size) uint8, C being 1 if all files are grey, otherwise 3
+    unreadable: dict[int, str] = field(default_factory=dict)  # row -> reason; its pixels are 0
+    notes: dict[int, T] = field(default_factory=dict)  # row -> what `prepare` returned
+    pages: dict[int, int] = field(default_factory=dict)  # row -> number of pages, if there are several
+    brightest: int | None = None  # the largest value of all files of 16 bits; None if there are none
+
+    def remarks(self, names: Sequence[str], white: int) -> list[str]:
+        """Return lines about what the pixels do not show: pages that are not used, and bits that are not."""
+        lines = []
+        if self.pages:
+            row, pages = next(iter(self.pages.items()))
+            lines.append(
+                f"several pages: {len(self.pages):,} file(s), such as {names[row]} with {pages}; only the first page "
+                "is used; save the others as files of their own"
+            )
+        if self.brightest is not None and self.brightest * 2 <= white:
+            bits = max(1, self.brightest.bit_length())
+            lines.append(
+                f"dark: the images of 16 bits reach {self.brightest:,} of {white:,}, which leaves "
+                f"{round(self.brightest * 255 / white) + 1} of 256 grey levels; if their white is {(1 << bits) - 1:,} "
+                f"({bits} bits), set max_pixel_value to that"
+            )
+        return lines
 
 
 def prepare_all(
@@ -90,7 +85,9 @@ def prepare_all(
     size: int,
     path: Path,
     bar: "tqdm[Any] | None" = None,
-) -> tuple[ArrayFile, dict[int, str], dict[int, T]]:
+    *,
+    white: int = WHITE,
+) -> Decoded[T]:
     """Decode many files into one file of pixels, with as many processes as there are processors.
 
     Args:
@@ -101,10 +98,7 @@ def prepare_all(
         size: pixels per side.
         path: of the file to write, which needs 3 * size * size bytes per image.
         bar: advanced by one per image; None: a new one, shown on a terminal.
-
-    Returns:
-        Images (N, C, size, size) uint8, C being 1 if all files are grey, otherwise 3; row -> reason for each file that
-        cannot be read, whose pixels are 0; and row -> note.
+        white: the largest value of 16 bits, as in `open_image`.
 
     Raises:
         UserError: a worker process was killed.
@@ -113,8 +107,7 @@ def prepare_all(
     shape = (len(names), 3, size, size)
     with with_file_name(path), path.open("wb") as file:
         file.truncate(math.prod(shape))
-    unreadable: dict[int, str] = {}
-    notes: dict[int, T] = {}
+    decoded: Decoded[T] = Decoded(ArrayFile(path, shape, np.dtype(np.uint8), 0))
     all_grey = True
     if len(names) >= FEW:
         import torch  # noqa: F401  # once for all workers, which are forked from this process
@@ -123,24 +116,37 @@ def prepare_all(
         bar = tqdm(total=len(names), desc="decoding", unit=" images", disable=None)
     processes = ProcessPoolExecutor(cpu_count(), initializer=_start_worker)
     try:
-        one = partial(_prepare_one, content_of, prepare, size, path)
+        one = partial(_prepare_one, content_of, prepare, size, path, white)
         rows = range(len(names))
         results = map(one, rows, names) if len(names) < FEW else processes.map(one, rows, names, chunksize=CHUNK)
         for row, result in enumerate(results):
             bar.update()
             if isinstance(result, str):
-                unreadable[row] = result
-            else:
-                grey, note = result
-                all_grey &= grey
-                if note is not None:
-                    notes[row] = note
+                decoded.unreadable[row] = result
+                continue
+            all_grey &= result.grey
+            if result.note is not None:
+                decoded.notes[row] = result.note
+            if result.pages > 1:
+                decoded.pages[row] = result.pages
+            if result.brightest is not None:
+                decoded.brightest = max(result.brightest, decoded.brightest or 0)
     except BrokenProcessPool as error:
         raise UserError("a process that decodes images was killed, perhaps out of memory; run it again") from error
     finally:
         processes.shutdown(cancel_futures=True)
-    images = ArrayFile(path, shape, np.dtype(np.uint8), 0, _first_channel if all_grey else unchanged)
-    return images, unreadable, notes
+    if all_grey:
+        decoded.images = replace(decoded.images, convert=_first_channel)
+    return decoded
+
+
+class Prepared(NamedTuple, Generic[T]):
+    """What is known of a decoded image besides its pixels."""
+
+    grey: bool
+    brightest: int | None
+    pages: int
+    note: T | None
 
 
 def _prepare_one(
@@ -148,19 +154,20 @@ def _prepare_one(
     prepare: Callable[[np.ndarray, int], tuple[np.ndarray, T | None]],
     size: int,
     path: Path,
+    white: int,
     row: int,
     name: str,
-) -> tuple[bool, T | None] | str:
-    """Write the pixels of an image to the file. Returns whether it is grey, and the note; or why it cannot be read."""
+) -> Prepared[T] | str:
+    """Write the pixels of an image to the file. Returns what else is known of it, or why it cannot be read."""
     try:
-        pixels, grey = open_image(content_of(name))
-        pixels, note = prepare(pixels, size)
+        picture = open_image(content_of(name), name, white=white)
+        pixels, note = prepare(picture.pixels, size)
     except (ValueError, OSError) as error:
         return reason(error)
-    with with_file_name(path), path.open("r+b", buffering=0) as file:
+    with with_file_name(path), path.open("r+b") as file:
         file.seek(row * pixels.nbytes)
         file.write(pixels.tobytes())
-    return grey, note
+    return Prepared(picture.grey, picture.brightest, picture.pages, note)
 
 
 def _fit(pixels: np.ndarray, size: int) -> tuple[np.ndarray, None]:

@@ -37,9 +37,12 @@ def stratified(
         if (count < 1).any():
             first = int(np.argmax(count < 1))
             given = ", ".join(f"{name}_fraction {fraction:g}" for name, fraction in fractions.items())
+            remedy = "choose fractions that leave it a row in each split"
+            if sizes[first] < len(counts):  # which no fractions do
+                remedy = f"give it at least {len(counts)}, or leave the class out"
             raise UserError(
                 f"params.yaml: {given}: class {names[classes[first]]} has {sizes[first]} rows, which leaves none for "
-                f"{split}; choose fractions that leave every class a row in each split"
+                f"{split}; {remedy}"
             )
     split_of_row = np.empty(len(targets), np.uint8)  # one byte per row: there may be many rows
     for number, label in enumerate(classes):

@@ -29,6 +29,7 @@ class DataDescription(FrozenModel):
     std: list[float]
     quantities: list[Quantity] = []  # what a regression predicts; empty for a classification
     origin: dict[str, str] = {}  # where val and test come from, in words
+    max_pixel_value: int = 65535  # white in images of 16 bits
     duplicates: dict[str, int] = {}  # how many training images are also in val, and in test
 
     @property

@@ -7,6 +7,7 @@ classes, it keeps its fresh weights.
 
 import hashlib
 import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ WEIGHTS: dict[str, Any] = {
 
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads in torchvision's files that the networks here do not have
+NESTED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep the state dict beside other things
 COUNTER = "num_batches_tracked"
 EXPECTED = "expected tensors by name, as torch.save(model.state_dict(), ...) or safetensors writes them"
 
@@ -43,7 +45,7 @@ def load(network: nn.Module, path: Path, sha256: str) -> None:
     if (digest := hashlib.sha256(content).hexdigest()) != sha256.lower():
         raise UserError(f"{path}: has sha256 {digest}, expected {sha256} (`weights.sha256` in params.yaml)")
     expected = network.state_dict()
-    given = state_dict(path, content)
+    given = without_prefix(state_dict(path, content), expected)
     surplus = {
         name for name in given.keys() - expected.keys() if not name.startswith(AUXILIARY) and not name.endswith(COUNTER)
     }
@@ -79,8 +81,20 @@ def state_dict(path: Path, content: bytes) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(content)
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        loaded = next((loaded[key] for key in NESTED if isinstance(loaded.get(key), dict)), loaded)
+        if not all(isinstance(value, Tensor) for value in loaded.values()):
             raise ValueError("not a mapping of names to tensors")
     except Exception as error:  # torch raises many kinds for bytes that are not a state dict
         raise UserError(f"{path}: no weights that can be read; {EXPECTED}") from error
     return dict(loaded)
+
+
+def without_prefix(given: dict[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """Remove what wrappers such as DataParallel put before each name (`module.`), if it then is one of `names`."""
+    shorter = given
+    while not shorter.keys() & set(names):
+        prefixes = {name.partition(".")[:2] for name in shorter}
+        if len(prefixes) != 1 or prefixes.pop()[1] == "":
+            return given
+        shorter = {name.partition(".")[2]: value for name, value in shorter.items()}
+    return shorter

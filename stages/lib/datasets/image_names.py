@@ -1,0 +1,81 @@
+"""Which files are images, and what a file is that cannot be read: one rule for normalize and predict.
+
+A file is an image by the extension of its name; without an extension, by its first bytes. Images of formats that Pillow
+does not read (HEIC, raw files of cameras) count as images that cannot be read: they are never left out silently.
+"""
+
+from functools import cache
+from pathlib import Path, PurePath
+
+# Pillow's readers that need no other program (EPS starts Ghostscript) and that decode what they recognize.
+FORMATS = "AVIF BMP DCX DDS DIB GIF ICNS ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI SUN TGA TIFF WEBP XBM XPM"
+CAMERA = "a camera's raw file"
+OTHER_FORMATS = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
+    **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), CAMERA),
+    **{".jxl": "JPEG XL", ".dcm": "DICOM", ".exr": "OpenEXR", ".svg": "SVG", ".eps": "EPS"},
+}
+HEIC = "HEIC, which Pillow does not read; convert the files, for example by `magick mogrify -format png *.heic`"
+TIFF = "a TIFF whose kind of pixels Pillow does not read; save it with 8 or 16 bits, grey or RGB"
+# What is often in files with the name of an image: offset, bytes, what it is.
+CONTENTS = (
+    *((4, b"ftyp" + brand, HEIC) for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")),
+    (4, b"ftyp", "no image but a video"),
+    (0, b"%PDF", "no image but a PDF document"),
+    (0, b"%!PS", "EPS or PostScript, which is not read; save it as PNG"),
+    (0, b"version https://git-lfs", "no image but a pointer of Git LFS; `git lfs pull` fetches the images"),
+    (0, b"PK\3\4", "no image but a zip archive"),
+    (0, b"<", "no image but a page of HTML or XML"),
+    (0, b"II*\0", TIFF),
+    (0, b"MM\0*", TIFF),
+)
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Return the names of the formats that are read, those that this build of Pillow has."""
+    from PIL import Image  # which download does without
+
+    Image.init()
+    return tuple(name for name in FORMATS.split() if name in Image.OPEN)
+
+
+@cache
+def extensions() -> frozenset[str]:
+    """Return the extensions of all images, in lower case."""
+    from PIL import Image
+
+    read = {extension for extension, name in Image.registered_extensions().items() if name in formats()}
+    return frozenset(read | OTHER_FORMATS.keys())
+
+
+def is_image(file: Path) -> bool:
+    """Return whether a file is an image, or has the name of one. Only a file without an extension is opened."""
+    extension = file.suffix.lower()
+    if extension and not extension[1:].isdecimal():
+        return extension in extensions()
+    from PIL import Image
+
+    try:
+        # The reader of TGA recognizes nearly everything.
+        Image.open(file, formats=[name for name in formats() if name != "TGA"]).close()
+    except Exception:  # each of Pillow's readers raises its own
+        return False
+    return True
+
+
+def kind_of(name: str) -> str:
+    """Return a file's extension in lower case, or a word for none, to count files that are no images."""
+    return PurePath(name).suffix.lower() or "without extension"
+
+
+def unreadable(content: bytes, name: str) -> str:
+    """Return what a file is that none of Pillow's readers recognizes, and what to do."""
+    extension = PurePath(name).suffix.lower()
+    for offset, expected, what in CONTENTS:
+        if content[offset:].startswith(expected):
+            return what
+    if extension in OTHER_FORMATS:
+        what, convert = OTHER_FORMATS[extension], f"magick mogrify -format png *{extension}"
+        return f"{what}, which Pillow does not read; convert the files, for example by `{convert}`"
+    return "no image of a format that Pillow reads" if content else "an empty file"
