@@ -33,7 +33,7 @@ def main() -> None:
         for name, number, piece in pieces(PIECES):
             split = "Train" if number % EVERY else "Test"
             # macOS writes the letter and its dots as two characters, other systems as one.
-            form = unicodedata.normalize("NFC" if split == "Train" else "NFD", CLASSES[name])
+            form = unicodedata.normalize("NFD" if split == "Train" else "NFC", CLASSES[name])
             save(piece.convert("L"), photos / split / form, number)
         for name, content in other_files(photos).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
