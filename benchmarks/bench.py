@@ -83,7 +83,7 @@ def prepare(project: Path) -> Path:
     raw = project.parent / "MNIST/raw"
     raw.mkdir(parents=True)
     for name in ARCHIVES:
-        shutil.copyfile(project / "data/raw/files" / name, raw / name)
+        shutil.copyfile(project / "data/raw/dataset/files" / name, raw / name)
         seconds_of("gunzip", "--keep", name, folder=raw)
     return project
 

@@ -21,7 +21,7 @@ from stages.lib.validation.rules import check_all
 
 CHECKED = Path("data/checked")
 # What stages write, and DVC or git.
-WRITTEN = ("data/raw", "data/normalized", "data/tensors", "models", "reports", ".state", ".dvc", ".git")
+WRITTEN = ("data/raw/dataset", "data/normalized", "data/tensors", "models", "reports", ".state", ".dvc", ".git")
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""Stage 1, download: the source -> data/raw/
+"""Stage 1, download: the source -> data/raw/dataset/
 
     python -m stages.download
 
 In:  the data set that `dataset` names: a file of an installed package, files that others publish, or the user's own
      folder or archive, which `source` names.
-Out: data/raw/files/, the original files byte for byte, and dataset.json, the data set's name and each file's sha256.
+Out: data/raw/dataset/: files/, the original files byte for byte, and dataset.json, the data set's name and each file's
+     sha256.
 Published files are accepted only with the recorded checksum. They come from DVC's cache, from `DATASET_MIRROR` (an
 http(s) address or a folder) or from their publishers, in this order. An interrupted download resumes: until it is
 complete, its files are in .state/download/. A user's folder of more than 1 GiB is not copied, nor are the archives of
@@ -27,7 +28,7 @@ from stages.lib.datasets.table import DATASETS
 from stages.lib.fetching.mirrors import RemoteFile, fetch
 from stages.lib.fetching.sources import bring
 
-RAW = Path("data/raw")
+RAW = Path("data/raw/dataset")
 DVC_CACHE = Path(".dvc/cache/files/md5")  # outputs of earlier runs, each file under its md5
 UNFINISHED = STATE / "download"
 
@@ -43,7 +44,7 @@ class Parameters(StageParameters):
     source: str = Field(
         default="data/source",
         min_length=1,
-        description="folder or archive of your own images, for dataset folder, csv and arrays; not data/raw",
+        description="folder or archive of your own images, for dataset folder, csv and arrays",
     )
 
 
@@ -71,7 +72,7 @@ def remote_file(file: File) -> RemoteFile:
     addresses = list(file.addresses)
     if folder := mirror():
         addresses.insert(0, f"{folder.rstrip('/')}/{file.name}")
-    # DVC removes data/raw/ before this stage runs again, for example after a change of its code.
+    # DVC removes data/raw/dataset/ before this stage runs again, for example after a change of its code.
     cached = DVC_CACHE / file.md5[:2] / file.md5[2:]
     if cached.exists():
         addresses.insert(0, str(cached))

@@ -1,4 +1,4 @@
-"""Stage 2, normalize: data/raw/ -> data/normalized/
+"""Stage 2, normalize: data/raw/dataset/ -> data/normalized/
 
     python -m stages.normalize
 
@@ -33,7 +33,7 @@ from stages.lib.preprocessing.decoding import decode_all
 from stages.lib.splits.description import DataDescription, Quantity
 from stages.lib.splits.shards import Writer
 
-RAW = Path("data/raw")
+RAW = Path("data/raw/dataset")
 NORMALIZED = Path("data/normalized")
 UNPACKED = STATE / "normalize"  # unpacked archives and decoded pixels
 BLOCK = 1 << 23  # bytes of original pixels at a time

@@ -228,7 +228,9 @@ def test_links(folder: Path) -> None:
 
 def test_a_single_class_is_refused(folder: Path) -> None:
     shutil.move(album(folder / "all") / "red", folder / "photos/red")
-    with pytest.raises(UserError, match="data/raw: all images are of one class, red; expected two classes or more"):
+    with pytest.raises(
+        UserError, match="data/raw/dataset: all images are of one class, red; expected two classes or more"
+    ):
         run()
 
 

@@ -207,7 +207,7 @@ def test_a_failed_download_leaves_the_earlier_data(folder: Path, monkeypatch: py
 
 
 def test_files_in_the_cache_of_dvc_are_not_downloaded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DVC removes data/raw/ before it runs the stage again, for example after a change of its code."""
+    """DVC removes data/raw/dataset/ before it runs the stage again, for example after a change of its code."""
     arrays = small_mnist(folder / "mirror", monkeypatch)
     choose("mnist")
     download.main()
@@ -252,7 +252,7 @@ def test_damaged_raw_files_are_refused(
 def test_a_missing_input_is_an_error_of_one_line(fresh: Project) -> None:
     refused = fresh.stage("normalize", fails=True)
     assert refused.returncode == 1
-    assert refused.stderr.startswith("normalize: error: data/raw/dataset.json: missing or damaged")
+    assert refused.stderr.startswith("normalize: error: data/raw/dataset/dataset.json: missing or damaged")
     assert refused.stderr.count("\n") == 1
 
 
@@ -260,7 +260,7 @@ def test_a_missing_input_is_an_error_of_one_line(fresh: Project) -> None:
 def test_raw_data_without_a_manifest_are_refused(folder: Path, text: str) -> None:
     download.main()
     (download.RAW / "dataset.json").write_text(text)
-    with pytest.raises(UserError, match="data/raw/dataset.json: missing or damaged"):
+    with pytest.raises(UserError, match="data/raw/dataset/dataset.json: missing or damaged"):
         normalize.main()
 
 

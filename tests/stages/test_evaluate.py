@@ -38,7 +38,7 @@ def test_metrics_follow_from_the_predictions(reproduced: Project) -> None:
 
 def test_predictions_are_those_of_the_network_on_the_source_rows(reproduced: Project) -> None:
     network, description = model_file.load(reproduced.root / model_file.MODEL)
-    table = pd.read_csv(reproduced.root / "data/raw/files/mnist_5k.csv.gz", header=None).to_numpy()
+    table = pd.read_csv(reproduced.root / "data/raw/dataset/files/mnist_5k.csv.gz", header=None).to_numpy()
     predictions = pd.read_csv(reproduced.root / "reports/predictions.csv")
     rows = table[predictions["index"]]
     np.testing.assert_array_equal(rows[:, -1], predictions["actual"])

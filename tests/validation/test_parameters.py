@@ -286,11 +286,11 @@ def test_portable_arithmetic_refuses_other_devices(folder: object, monkeypatch: 
 
 def test_a_source_where_a_stage_writes_is_refused(folder: Path) -> None:
     """Also one around it, and one behind a link."""
-    for name in ("data/raw/photos", ".state/photos", "models", "photos"):
+    for name in ("data/raw/dataset/photos", "data/raw/photos", ".state/photos", "models"):
         Path(name).mkdir(parents=True)
-    Path("link").symlink_to("data/raw")
-    around = ("data", ".", "models", ".state/photos", "photos/../data/raw")
-    for source in ("data/raw/photos", "link/photos", "link", *around):
+    Path("link").symlink_to("data/raw/dataset")
+    around = ("data/raw", "data", ".", "models", ".state/photos", "models/../data/raw")
+    for source in ("data/raw/dataset/photos", "link/photos", "link", *around):
         set_parameters(PARAMETERS, source=source)
         with pytest.raises(UserError, match=r"source: `.*` has to be apart from .*; move your images, for example to"):
             check.main()

@@ -1,1 +1,1 @@
-"""Used by download and normalize: the table of data sets, one module for each kind, and the folder data/raw/."""
+"""Used by download and normalize: the table of data sets, one module for each kind, and data/raw/dataset/."""

@@ -39,7 +39,7 @@ class File:
 class Download:
     """Passed by download to `Kind.fetch`: where the files go, and two ways to get them."""
 
-    folder: Path  # empty; becomes data/raw/files/
+    folder: Path  # empty; becomes data/raw/dataset/files/
     fetch: Callable[[File], None]  # puts a published file into the folder, from a mirror that has it
     bring: Callable[[], OriginalFiles]  # copies or unpacks the user's `source` into the folder, or leaves it in place
 

@@ -33,7 +33,7 @@ class Packaged:
 
     @property
     def file_name(self) -> str:
-        """The name of the file in data/raw/files/."""
+        """The name of the file in data/raw/dataset/files/."""
         return self.path.rsplit("/", 1)[-1]
 
     def installed_file(self) -> Path:

@@ -1,4 +1,4 @@
-"""The folder data/raw/: download writes it, normalize reads it.
+"""The folder data/raw/dataset/: download writes it, normalize reads it.
 
 files/          the original files
 dataset.json    sealed: the name of the data set, the sha256 of each file, and where the files are: in files/, or, if
@@ -66,7 +66,7 @@ class Raw:
 
 
 def write_manifest(folder: Path, dataset: str, files: OriginalFiles) -> None:
-    """Write dataset.json into `folder`, which becomes data/raw/. It comes last, since it vouches for the files."""
+    """Write dataset.json into `folder`, which becomes data/raw/dataset/. It comes last: it vouches for the files."""
     sha256 = {name: sha256_of(files.root / name) for name in files.names}
     write_text(folder / MANIFEST, seal({"dataset": dataset, "root": files.recorded_root, "files": sha256}))
 

@@ -1,4 +1,4 @@
-"""The user's own source, a folder or an archive: which of its files count, and bringing them into data/raw/."""
+"""The user's own source, a folder or an archive: which of its files count, and bringing them into data/raw/dataset/."""
 
 import os
 import shutil
