@@ -510,9 +510,10 @@ def test_limits_of_an_image() -> None:
             decode(saved(Image.new("1", size), "BMP"), 4)
 
 
-def test_dvc_notices_changes_of_the_source(fresh: Project, tmp_path: Path) -> None:
-    source = album(tmp_path / "photos")
-    fresh.set(dataset="folder", source=source, image_size=SIZE, epochs=1)
+def test_dvc_notices_changes_of_the_source(fresh: Project) -> None:
+    """It is in data/raw, where people put their images; `dvc exp run` empties the outputs before any stage runs."""
+    source = album(fresh.root / "data/raw/photos")
+    fresh.set(dataset="folder", source="data/raw/photos", image_size=SIZE, epochs=1)
     assert fresh.repro() == ["download", "normalize", "cache", "train", "evaluate"]
     assert fresh.repro() == []
     photo(COLOURS["red"], 77).save(source / "red/00.png")
@@ -523,6 +524,9 @@ def test_dvc_notices_changes_of_the_source(fresh: Project, tmp_path: Path) -> No
     assert fresh.repro("cache") == ["cache"], "download and normalize as before: out of DVC's cache"
     (source / "red/readme.txt").write_text("no image")
     assert fresh.repro("cache") == ["download", "normalize"]
+    refused = fresh.run("dvc", "exp", "run", "-S", "source=data/raw", fails=True)
+    assert "defined as both a dependency and an output" in refused.stderr
+    assert len(list(source.rglob("*.png"))) == 36
 
 
 def test_predictions_name_the_files(fresh: Project, tmp_path: Path) -> None:
