@@ -35,6 +35,7 @@ from stages.lib.core.parameters import PARAMETERS
 
 REPORT = Path("report.md")
 EDITED_BY_HAND = (str(PARAMETERS), LOCK)  # or by a merge; a run writes the other files
+TEST = "data/tensors/test"
 MAX_CLASSES = 20  # for whole confusion matrices
 
 
@@ -206,10 +207,17 @@ def other_processor(base: Revision, this: Revision) -> str:
 
 
 def same_images(base: Revision, this: Revision) -> bool:
-    """Return whether both models were tested on the same rows of the same data set."""
+    """Return whether both models were tested on the same rows of the same files, or on the same tensors."""
     rows = ["index", "actual"]
     same_rows = base.predictions[rows].equals(this.predictions[rows])
-    return same_rows and base.parameters.get("dataset") == this.parameters.get("dataset")
+    return same_rows and bool(tested_data(base) & tested_data(this))
+
+
+def tested_data(side: Revision) -> set[tuple[str, str]]:
+    """Return what dvc.lock records of the test images: the hash of the original files, and that of the test tensors."""
+    entries = {"files": side.lock.get("download", {}).get("outs", [])}
+    entries["tensors"] = [dep for dep in side.lock.get("evaluate", {}).get("deps", []) if dep.get("path") == TEST]
+    return {(kind, entry["md5"]) for kind, listed in entries.items() for entry in listed if "md5" in entry}
 
 
 def significance(base: Revision, this: Revision) -> str:
@@ -217,6 +225,9 @@ def significance(base: Revision, this: Revision) -> str:
     if not same_images(base, this):
         return "**Not comparable:** the two sides were tested on different images."
     if this.is_regression:
+        names, base_names = (list(side.predictions["quantity"].unique()) for side in (this, base))
+        if names != base_names:
+            return f"**Not comparable:** this predicts {', '.join(names)}, `{base.name}` {', '.join(base_names)}."
         return "\n\n".join(significance_of_errors(base, this, name) for name in this.predictions["quantity"].unique())
     base_correct, this_correct = (
         (side.predictions["actual"] == side.predictions["predicted"]).to_numpy() for side in (base, this)
@@ -240,7 +251,7 @@ def significance_of_errors(base: Revision, this: Revision, quantity: str) -> str
         f"**Mean absolute error of {quantity} {before.mean():.4g} → {after.mean():.4g}. {test}.**\n\n"
         f"Of the same {test.rows:,} test images, the error is smaller than that of `{base.name}` on "
         f"{(after < before).sum():,} and larger on {(after > before).sum():,} "
-        f"(Wilcoxon's signed-rank test: p = {test.p_value:.2g})."
+        f"(paired t-test of the mean: p = {test.p_value:.2g})."
     )
 
 

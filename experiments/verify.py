@@ -43,9 +43,10 @@ from stages.lib.validation.rules import check_all
 ANY = "any"
 TOLERANCE = 1e-6  # relative, of a metric computed from the tables, which have nine digits and more
 # Differences that rounding does not explain: in accuracy, if they are significant on these images, and relative ones in
-# mean absolute error. Differences between seeds are half as large, even in unstable trainings.
+# mean absolute error; and predictions of a regression that moved, on average, by half of what the actual values vary.
+# Differences between seeds are half as large, even in unstable trainings.
 GROSS_ACCURACY, P_VALUE = 0.05, 1e-4
-GROSS_ERROR = 0.25
+GROSS_ERROR, GROSS_MOVE = 0.25, 0.5
 
 
 def main() -> None:
@@ -196,10 +197,26 @@ def gross_differences(committed: pd.DataFrame, rerun: pd.DataFrame) -> list[str]
     before, after = metrics_of(committed), metrics_of(rerun)
     if "residual" in committed:
         gross = [name for name in before if abs(after[name] - before[name]) > GROSS_ERROR * before[name]]
+        if moved := moved_predictions(committed, rerun):
+            return [
+                f"the predictions of {name} moved by {share:.2g} standard deviations" for name, share in moved.items()
+            ]
     else:
         test = paired(*((side["actual"] == side["predicted"]).to_numpy() for side in (committed, rerun)))
         gross = ["accuracy"] if abs(test.difference) > GROSS_ACCURACY and test.p_value < P_VALUE else []
     return [f"{name} {before[name]:.4g} is {after[name]:.4g}" for name in gross]
+
+
+def moved_predictions(committed: pd.DataFrame, rerun: pd.DataFrame) -> dict[str, float]:
+    """Return by how many standard deviations of the actual values each quantity's predictions moved, if too far."""
+    moved = {}
+    for name, rows in committed.groupby("quantity", sort=False):
+        before, after = (side.loc[rows.index, "residual"].astype(float).to_numpy() for side in (committed, rerun))
+        spread = float(rows["actual"].astype(float).std(ddof=0))
+        distance = float(np.sqrt(np.mean((after - before) ** 2)))
+        if distance > GROSS_MOVE * spread:
+            moved[str(name)] = distance / spread if spread else np.inf
+    return moved
 
 
 if __name__ == "__main__":

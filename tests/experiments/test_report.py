@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from experiments.comparison import paired
+from experiments.comparison import paired, paired_errors
+from experiments.report import Revision, significance
 from tests.conftest import Project
 
 
@@ -26,16 +27,66 @@ def test_mcnemars_p_value_is_exact() -> None:
     assert paired(*sides(0, 0, 100)).p_value == 1.0
 
 
-def test_the_interval_is_the_bootstrap_interval() -> None:
+def test_the_interval_is_that_of_the_normal_approximation() -> None:
     base, this = sides(120, 180, 10_000)
     test = paired(base, this)
     difference = this.astype(int) - base.astype(int)
-    random = np.random.default_rng(1)
-    resampled = [difference[random.integers(0, 10_000, 10_000)].mean() for _ in range(2000)]
-    assert (test.low, test.high) == pytest.approx(tuple(np.quantile(resampled, [0.025, 0.975])), abs=3e-4)
     spread = norm.ppf(0.975) * difference.std() / 100
     assert (test.low, test.high) == pytest.approx((0.006 - spread, 0.006 + spread), abs=2e-4)
     assert test.difference == 0.006
+
+
+@pytest.mark.parametrize("only_base", [0, 1, 3, 10, 40])
+def test_verdict_direction_and_interval_agree(only_base: int) -> None:
+    """For every number of rows that only the other side gets right, and with the sides swapped."""
+    for only_this in range(80):
+        test, swapped = paired(*sides(only_base, only_this, 500)), paired(*sides(only_this, only_base, 500))
+        assert (test.p_value < 0.05) == (test.low > 0 or test.high < 0), (only_base, only_this)
+        assert test.low <= test.difference <= test.high
+        assert (swapped.p_value, swapped.difference) == (test.p_value, -test.difference)
+        assert (swapped.low, swapped.high) == pytest.approx((-test.high, -test.low))
+        assert ("better" in str(test)) == (test.low > 0)
+        assert ("worse" in str(test)) == (test.high < 0)
+
+
+def test_verdict_direction_and_interval_of_errors_agree() -> None:
+    """Also where a few large changes are against many small ones, on which signs and ranks say the opposite."""
+    random = np.random.default_rng(0)
+    for trial in range(300):
+        rows = int(random.integers(2, 200))
+        base = random.gamma(1, size=rows)
+        this = np.abs(base + random.normal(scale=0.1, size=rows) + 3 * (random.random(rows) < 0.1) - 0.2 * (trial % 3))
+        test, swapped = paired_errors(base, this), paired_errors(this, base)
+        assert (test.p_value < 0.05) == (test.low > 0 or test.high < 0)
+        assert test.low <= test.difference <= test.high
+        assert (swapped.p_value, swapped.difference) == pytest.approx((test.p_value, -test.difference))
+        assert ("better" in str(test)) == (test.high < 0)
+        assert ("worse" in str(test)) == (test.low > 0)
+    equal = paired_errors(base, base)
+    assert (equal.p_value, equal.low, equal.high) == (1.0, 0.0, 0.0)
+
+
+def revision(files: str, tensors: str, quantity: str | None = None) -> Revision:
+    table = pd.DataFrame({"index": [3, 5, 8], "actual": ["1", "2", "3"], "predicted": ["1", "2", "2"]})
+    if quantity:
+        table = table.assign(quantity=quantity, residual=["0", "0", "-1"])
+    deps = [{"path": "data/tensors/test", "md5": tensors}, {"path": "models/model.json", "md5": "m"}]
+    lock = {"download": {"outs": [{"path": "data/raw/dataset", "md5": files}]}, "evaluate": {"deps": deps}}
+    return Revision("main", "c", {"dataset": "folder"}, lock, {}, None, table, table)
+
+
+@pytest.mark.parametrize(("files", "tensors", "same"), [("f", "u", True), ("g", "t", True), ("g", "u", False)])
+def test_images_are_the_same_if_their_files_or_tensors_are(files: str, tensors: str, same: bool) -> None:
+    """Not by the name of the data set: two archives of the same classes have the same rows, too."""
+    text = significance(revision("f", "t"), revision(files, tensors))
+    assert ("+0.00 points" in text) == same
+    assert ("**Not comparable:** the two sides were tested on different images." in text) != same
+
+
+def test_renamed_quantities_are_not_compared() -> None:
+    text = significance(revision("f", "t", "age"), revision("f", "t", "years"))
+    assert text == "**Not comparable:** this predicts years, `main` age."
+    assert "no significant difference" in significance(revision("f", "t", "age"), revision("f", "t", "age"))
 
 
 @pytest.mark.parametrize(

@@ -276,9 +276,9 @@ def test_invalid_sweeps_are_refused(fresh: Project, monkeypatch: pytest.MonkeyPa
     assert 'pair: hidden=[8,8,8] activation=["relu"]: activation has 1 items and hidden has 3' in refusal("pair")
     # Images that git does not track may have changed, so their experiments are run again.
     monkeypatch.chdir(fresh.root)
-    for source, tracked in (("data/source", True), ("data/raw", False), (str(fresh.root.parent), False)):
+    for source, tracked in (("data/source", True), ("data/raw/dataset", False), (str(fresh.root.parent), False)):
         assert tracks_source({"dataset": "folder", "source": source}) == tracked
-    assert tracks_source({"dataset": "mnist", "source": "data/raw"})
+    assert tracks_source({"dataset": "mnist", "source": "data/raw/dataset"})
     (fresh.root / "experiments/sweeps.yaml").write_text("")
     assert "experiments/sweeps.yaml: found nothing, expected lines of" in refusal("odd")
     assert not (fresh.root / ".state/sweep").exists()

@@ -36,10 +36,11 @@ def classified(wrong: int, *, processor: str = "one", **metrics: float) -> Resul
 
 def regressed(error: float, *, processor: str = "one", **metrics: float) -> Results:
     """Results of a regression with the same error on every row."""
-    predictions = pd.DataFrame({"index": range(ROWS), "quantity": "age", "actual": "2000.0", "residual": str(error)})
+    actual = ["1995.0", "2005.0"] * (ROWS // 2)
+    predictions = pd.DataFrame({"index": range(ROWS), "quantity": "age", "actual": actual, "residual": str(error)})
     predictions = predictions.astype({"index": str})
     summary = SUMMARY | {"processor": processor, "train_r2": 0.8, "val_r2": 0.9}
-    return Results({"mae": error, "rows": ROWS} | metrics, summary, CURVES, predictions)
+    return Results({"mae": abs(error), "rows": ROWS} | metrics, summary, CURVES, predictions)
 
 
 def test_equal_bytes_are_verified_on_any_processor() -> None:
@@ -79,7 +80,11 @@ def test_on_another_kind_of_processor_metrics_may_differ(committed: Results, rer
 
 @pytest.mark.parametrize(
     ("committed", "rerun"),
-    [(classified(20), classified(100, processor="other")), (regressed(8.0), regressed(5.0, processor="other"))],
+    [
+        (classified(20), classified(100, processor="other")),
+        (regressed(8.0), regressed(5.0, processor="other")),
+        (regressed(4.0), regressed(-4.0, processor="other")),  # as far from 2000 +- 5, on the other side
+    ],
 )
 def test_on_another_kind_of_processor_gross_differences_are_refused(committed: Results, rerun: Results) -> None:
     with pytest.raises(UserError, match="by more than rounding explains"):

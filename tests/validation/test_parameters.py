@@ -294,7 +294,7 @@ def test_a_source_where_a_stage_writes_is_refused(folder: Path) -> None:
         set_parameters(PARAMETERS, source=source)
         with pytest.raises(UserError, match=r"source: `.*` has to be apart from .*; move your images, for example to"):
             check.main()
-    set_parameters(PARAMETERS, source="photos")
+    set_parameters(PARAMETERS, source="data/raw/photos")
     check.main()
 
 
