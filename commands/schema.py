@@ -42,6 +42,7 @@ def schema() -> dict[str, Any]:
             *task_rules(),
             *size_rules(),
             mixup_rule(),
+            *step_size_rules(),
             *portable_rules(),
             *(rule for name in optimizers.OPTIMIZERS for rule in optimizer_rules(name)),
             *option_rules("optimizer", optimizers.OPTIMIZERS, optimizers.options, optimizers.OWN_PARAMETERS),
@@ -97,6 +98,18 @@ def mixup_rule() -> dict[str, Any]:
         },
         "then": {"properties": {"loss": {"enum": fitting, "description": reason}}},
     }
+
+
+def step_size_rules() -> list[dict[str, Any]]:
+    """Return the rules that there is no schedule for an optimizer with step sizes of its own."""
+    of_own = {"if": {"properties": {"optimizer": {"enum": [*optimizers.OWN_STEP_SIZES]}}}}
+    reason = "has step sizes of its own, and lr is the first: it follows no schedule"
+    allowed: dict[str, dict[str, Any]] = {"schedule": {"const": "constant"}, "warmup": {"enum": [None, 0]}}
+    names = ", ".join(optimizers.OWN_STEP_SIZES)
+    return [
+        {**of_own, "then": {"properties": {key: {**rule, "description": f"{names} {reason}"}}}}
+        for key, rule in allowed.items()
+    ]
 
 
 def portable_rules() -> list[dict[str, Any]]:

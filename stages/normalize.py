@@ -78,10 +78,10 @@ def main() -> None:
 
         # --- Divide the rows into splits ---
         splits = divide(parts, classes, parameters)
-        if empty := [name for name, part in splits.items() if not len(part.targets)]:
-            raise UserError(f"{RAW}: no image is left for {' and '.join(empty)}; add some to the source")
+        refuse_empty(splits)
         if parameters.drop_duplicates:
             splits["train"] = without_duplicates(splits, parameters.image_size)
+            refuse_empty(splits)
         if classes:
             check_classes(splits["train"].targets, classes)
 
@@ -241,6 +241,16 @@ def describe_quantities(targets: np.ndarray, names: Sequence[str]) -> list[Quant
             raise UserError(f"{RAW}: {name} is too large or too small to be standardized; give it in another unit")
         described.append(Quantity(name=name, mean=mean, std=std))
     return described
+
+
+def refuse_empty(splits: Mapping[str, Part]) -> None:
+    """Refuse a split without images.
+
+    Raises:
+        UserError: there is one.
+    """
+    if empty := [name for name, part in splits.items() if not len(part.targets)]:
+        raise UserError(f"{RAW}: no image is left for {' and '.join(empty)}; add some to the source")
 
 
 def show_classes(parts: Mapping[str, Part], classes: Sequence[str]) -> None:

@@ -33,6 +33,7 @@ from stages.lib.core.files import write_table, write_text
 from stages.lib.core.parameters import StageParameters, load, without
 from stages.lib.model import compute, distributed, model_file, networks, tasks, tensors
 from stages.lib.model.distributed import SINGLE, Group
+from stages.lib.model.dropout import draw_by_rows
 from stages.lib.model.inference import outputs_of
 from stages.lib.training import augmentation, checkpoint, losses, optimizers, pretrained
 from stages.lib.training.batches import ShuffledBatches, derived_seed, loader
@@ -205,7 +206,9 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
         raise UserError(
             f"params.yaml: hidden: this network does not fit into memory ({reason(error)}); choose a smaller one"
         ) from error
-    refuse_batch_of_one(network, len(train), parameters.batch_size)
+    if not portable:
+        draw_by_rows(network, group.batch)
+    refuse_batch_of_one(network, len(train), parameters.batch_size, 1 if portable else group.size)
     if parameters.weights:
         pretrained.load(network, Path(parameters.weights["file"]), parameters.weights["sha256"])
 
@@ -232,8 +235,9 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
     inputs = [train.sha256, val.sha256, data.model_dump(mode="json")]
     key = checkpoint.key(parameters.model_dump(), inputs, device)
     progress = checkpoint.resume(key, network, optimizer) if group.rank == 0 else checkpoint.Progress()
-    progress, optimizer_state = group.broadcast((progress, optimizer.state_dict()))
+    fields, optimizer_state = group.broadcast((vars(progress), optimizer.state_dict()))
     if group.rank:
+        progress = checkpoint.Progress(**fields)
         optimizer.load_state_dict(optimizer_state)
     group.broadcast_weights(network)
     if progress.epochs or progress.step:
@@ -263,7 +267,8 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
                 # All randomness of a step follows from the seed and the number of the step.
                 step = progress.epochs * len(order) + progress.step
                 seed = derived_seed(parameters.seed, "dropout", step)
-                compute.seed(device, seed)
+                for each in {torch.device("cpu"), device}:  # mixup's share is the CPU's on every device
+                    compute.seed(each, seed)
                 rate = rate_at(step)
                 for parameter_group in optimizer.param_groups:
                     parameter_group["lr"] = rate
@@ -285,11 +290,14 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
                 group.seed_dropout(seed)
 
                 # --- Forward, loss, backward, step ---
+                weight = losses.denominator(loss_function, mixed_targets)  # of this batch in the epoch's mean loss
                 with defer_signals():
                     with guard:
                         loss, outputs = train_step(
                             training_network,
-                            loss_function if portable else losses.for_rank(loss_function, mixed_targets, group),
+                            losses.of_rows_that_count(loss_function, weight)
+                            if portable
+                            else losses.for_rank(loss_function, mixed_targets, group),
                             optimizer,
                             images,
                             rank_targets,
@@ -301,7 +309,8 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
                     if not portable:
                         loss = group.total(loss / group.size)  # for_rank scaled it by the group size
                     progress.step += 1
-                    progress.loss_sum += loss * rows
+                    progress.loss_sum += loss * weight
+                    progress.loss_weight += weight
                     progress.score_sum += score
                 require_finite(loss, "training loss", f"in epoch {epoch}, step {progress.step}", rate)
 
@@ -314,6 +323,8 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
             bar.close()
 
             # --- Validate ---
+            if not portable:  # each rank normalized by the statistics of its own rows; rank 0 keeps the weights
+                group.broadcast_weights(network)
             val_loss, val_score = validate(network, loss_function, val, device, group, parameters.arithmetic)
             rate = rate_at(epoch * len(order) - 1)
             require_finite(val_loss, "val loss", f"after epoch {epoch}", rate)
@@ -321,7 +332,7 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
             # --- Record the epoch, keep its weights if they are the best, save a checkpoint ---
             row: dict[str, float] = {
                 "epoch": epoch,
-                "train_loss": progress.loss_sum / len(train),
+                "train_loss": progress.loss_sum / progress.loss_weight if progress.loss_weight else 0.0,
                 "train_score": progress.score_sum / len(train),
                 "val_loss": val_loss,
                 "val_score": val_score,
@@ -421,15 +432,18 @@ def validate(
     loss_function = copy.deepcopy(loss_function).to("cpu", dtype)
     loss_sum, denominator, score_sums = 0.0, 0.0, torch.zeros(1, dtype=torch.float64)
     for rows, outputs in outputs_of(network, val, device, group, arithmetic):
-        targets = val.targets[rows] if val.targets.dtype == torch.int64 else val.targets[rows].double()
+        targets = val.targets[rows]
+        of_loss = targets.to(dtype) if targets.is_floating_point() else targets
         weight = losses.denominator(loss_function, targets)
         with functions_of(arithmetic):
-            loss = loss_function(outputs.to(dtype), targets if targets.dtype == torch.int64 else targets.to(dtype))
+            loss = losses.of_rows_that_count(loss_function, weight)(outputs.to(dtype), of_loss)
         loss_sum += float(loss) * weight
         denominator += weight
-        score_sums = score_sums + tasks.sums(outputs, targets)
-    loss = loss_sum / denominator if denominator else 0.0  # only rank 0 has the outputs
-    return group.broadcast((loss, tasks.score(score_sums, val.targets)))
+        score_sums = score_sums + tasks.sums(
+            outputs, val.targets[rows].double() if targets.is_floating_point() else targets
+        )
+    mean_loss = loss_sum / denominator if denominator else 0.0  # only rank 0 has the outputs
+    return group.broadcast((mean_loss, tasks.score(score_sums, val.targets)))
 
 
 def progress_bar(name: str, done: int, steps: int, group: Group) -> "tqdm[NoReturn]":
@@ -457,18 +471,28 @@ def with_loss_targets(split: tensors.Split, loss: str) -> tensors.Split:
     return replace(split, targets=tasks.loss_targets(split.targets, split.description))
 
 
-def refuse_batch_of_one(network: nn.Module, rows: int, batch_size: int) -> None:
-    """Refuse a last batch of one image: batch normalization needs two for a variance.
+def refuse_batch_of_one(network: nn.Module, rows: int, batch_size: int, ranks: int) -> None:
+    """Refuse a batch of which a rank has one image: batch normalization needs two for a variance.
+
+    Args:
+        network: that may normalize batches.
+        rows: of the training split.
+        batch_size: rows per step.
+        ranks: that divide a batch and normalize their own rows.
 
     Raises:
-        UserError: the network normalizes batches, and the last batch of an epoch would have one image.
+        UserError: the network normalizes batches, and a rank would have one image in some step.
     """
-    normalizes = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
-    if normalizes and (batch_size == 1 or rows % batch_size == 1):
-        raise UserError(
-            f"params.yaml: batch_size: {batch_size} leaves one of {rows:,} images for the last step, and the model's "
-            "batch normalization needs two; choose another batch_size"
-        )
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        return
+    batches = {"a step": min(batch_size, rows), "the last step": rows % batch_size or batch_size}
+    for step, images in batches.items():
+        if images // ranks < 2:
+            each = "" if ranks == 1 else f" to one of {ranks} processes"
+            raise UserError(
+                f"params.yaml: batch_size: {batch_size} leaves one of {rows:,} images{each} for {step}, and the "
+                "model's batch normalization needs two; choose another batch_size"
+            )
 
 
 def require_finite(loss: float, name: str, when: str, rate: float) -> None:

@@ -1,5 +1,6 @@
 """How a command ends: exit codes, exit functions, signals, garbage collection."""
 
+import errno
 import gc
 import signal
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.lib.core import lock
 from tests.conftest import ROOT, environment
 
 # A command of the namespace package `experiments`, so that `run` treats it as one of this project.
@@ -103,3 +105,19 @@ def test_importing_the_module_from_another_program_changes_nothing() -> None:
 
     assert process._stop not in (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
     assert gc.isenabled()
+
+
+def test_a_file_system_without_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with lock.exclusive("train"):
+        pass
+    assert capsys.readouterr().err == (
+        "train: this file system has no locks (No locks available); make sure that no other process runs this stage in "
+        "this folder\n"
+    )

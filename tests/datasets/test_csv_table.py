@@ -307,3 +307,11 @@ def test_names_that_look_alike(one: str, other: str) -> None:
     assert looks(one) == looks(other)
     assert looks("C") != looks("C++")
     assert looks("1") != looks("-1")
+
+
+def test_dropping_all_training_images_as_duplicates_is_refused(folder: Path) -> None:
+    tabulate(target=range(ROWS), split=["train", "test"] * 20)
+    for path in Path("photos").rglob("*.png"):
+        photo((40, 90, 200), seed=0).save(path)
+    with pytest.raises(UserError, match="no image is left for train; add some to the source"):
+        run(**REGRESSION, drop_duplicates="true")

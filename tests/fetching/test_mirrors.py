@@ -183,6 +183,15 @@ def test_starts_again_if_the_mirror_does_not_support_ranges(tmp_path: Path) -> N
         assert fetch(file_at(address), tmp_path).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("size", [len(CONTENT), None])
+def test_starts_again_if_the_mirror_ignores_where_the_range_begins(tmp_path: Path, size: int | None) -> None:
+    """It answers 206, as if it did, and sends the whole file."""
+    (tmp_path / "digits.gz.part").write_bytes(CONTENT[:1000])
+    with server(lambda handler: send(handler, CONTENT, status=206)) as (address, ranges):
+        assert fetch(file_at(address, size=size), tmp_path).read_bytes() == CONTENT
+    assert ranges == ["bytes=1000-", ""]
+
+
 def test_a_file_with_the_right_checksum_is_not_fetched_again(tmp_path: Path) -> None:
     with server(good) as (address, ranges):
         fetch(file_at(address), tmp_path)

@@ -6,17 +6,24 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from stages import train
+from stages.lib.core.errors import UserError
+from stages.lib.model import model_file, tensors
 from stages.lib.model.batch_rows import BatchRows
 from stages.lib.model.distributed import Group
-from stages.lib.model.dropout import QuickDropout
-from stages.lib.training import checkpoint
+from stages.lib.model.dropout import QuickDropout, draw_by_rows
+from stages.lib.training import augmentation, checkpoint, losses
 from tests.conftest import ROOT, Project, Running, artifacts
 from tests.stages.test_train import TINY, choose, curves, make_data, outputs
 
@@ -66,19 +73,62 @@ def test_every_row_of_a_batch_counts_on_exactly_one_rank(rows: int, size: int) -
     assert max(lengths) - min(lengths) <= 1
 
 
-def test_ranks_drop_the_units_that_one_process_drops() -> None:
-    batch, units = BatchRows(), torch.ones(10, 37)
-    layer = QuickDropout(0.4, batch)
-    torch.manual_seed(0)
-    expected = layer(units)
-    for rows in (slice(0, 3), slice(3, 10)):
-        batch.select(rows, 10)
+LAYERS: dict[str, Callable[[BatchRows], Any]] = {
+    "dropout": lambda batch: QuickDropout(0.4, batch),
+    "stochastic depth": lambda batch: draw_by_rows(nn.Sequential(StochasticDepth(0.4, "row")), batch),
+    "rrelu": lambda batch: draw_by_rows(nn.Sequential(nn.RReLU()), batch),
+    **{
+        option: partial(augmentation.build, {option: 0.9}, 3)
+        for option in augmentation.OPTIONS
+        if option != "mixup"  # each rank mixes the whole batch
+    },
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_random_numbers_follow_from_seed_and_row(name: str) -> None:
+    """Of every layer and augmentation: a rank draws for its rows what one process draws for them."""
+    images, targets = torch.randn(10, 2, 9, 9), torch.arange(10) % 3
+
+    def outputs(batch: BatchRows, rows: slice) -> Tensor:
         torch.manual_seed(0)
-        assert torch.equal(layer(units[rows]), expected[rows])
+        layer = LAYERS[name](batch)
+        changed: Tensor = layer(images[rows]) if isinstance(layer, nn.Module) else layer(images[rows], targets[rows])[0]
+        return changed
+
+    expected = outputs(BatchRows(), slice(0, 10))
+    assert not torch.equal(expected, images)
+    for rows in (slice(0, 3), slice(3, 4), slice(4, 10)):
+        batch = BatchRows()
+        batch.select(rows, 10)
+        assert torch.equal(outputs(batch, rows), expected[rows])
+    again = outputs(BatchRows(), slice(0, 10))
+    assert torch.equal(again, expected)
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.torture(quick=0, long=1))])
-def test_several_ranks_give_the_losses_of_one_process(tiny: Project, ranks: int) -> None:
+def test_layers_that_draw_by_rows_are_those_of_torch_and_torchvision() -> None:
+    """The same distribution, and in evaluation mode the same outputs."""
+    units = torch.randn(4000, 3, 2, 2)
+    for original in (StochasticDepth(0.3, "row"), nn.RReLU(0.1, 0.4)):
+        replaced = draw_by_rows(nn.Sequential(original), BatchRows())
+        assert type(replaced[0]) is not type(original)  # type: ignore[index]
+        torch.manual_seed(0)
+        ours, theirs = replaced(units), original(units)
+        torch.testing.assert_close(ours.mean(), theirs.mean(), atol=0.03, rtol=0)
+        torch.testing.assert_close(ours.std(), theirs.std(), atol=0.03, rtol=0)
+        assert torch.equal(replaced.eval()(units), original.eval()(units))
+
+
+MIXED = {"augmentation": {"mixup": 0.4}, "activation": "rrelu", "loss_args": {"weight": [0.2, 1, 3]}}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [(2, {}), (2, MIXED), pytest.param(4, {}, marks=pytest.mark.torture(quick=0, long=1))],
+    ids=["2", "2 mixed", "4"],
+)
+def test_several_ranks_give_the_losses_of_one_process(tiny: Project, ranks: int, options: dict[str, object]) -> None:
+    choose(arithmetic="native", **options)
     train.main()
     single_process = curves()
     printed = finished(launch(tiny, "--nproc-per-node", str(ranks)))
@@ -86,6 +136,39 @@ def test_several_ranks_give_the_losses_of_one_process(tiny: Project, ranks: int)
     assert not checkpoint.STATES.exists()
     for row, several in zip(single_process, curves(), strict=True):
         assert several == pytest.approx(row, rel=2e-5)
+
+
+def test_the_val_loss_of_several_ranks_is_that_of_the_saved_weights(tiny: Project) -> None:
+    """Each rank normalizes batches by the statistics of its own rows, and validates a part of the rows."""
+    choose(model="mnasnet0_5", augmentation={}, batch_size=40, epochs=2, arithmetic="native")
+    finished(launch(tiny, "--nproc-per-node", "2"))
+    network, _ = model_file.load(model_file.MODEL)
+    val = tensors.read(train.VAL, memory=0)
+    loss = losses.build("CrossEntropyLoss", {"weight": "balanced"}, tensors.read(train.TRAIN, memory=0).targets, 3)
+    val_loss, _ = train.validate(network, loss, val, torch.device("cpu"))
+    assert min(row["val_loss"] for row in curves()) == pytest.approx(val_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "ranks", "step"),
+    [
+        (1, 1, "a step"),
+        (3, 2, "a step"),
+        (33, 1, ""),
+        (33, 2, "the last step"),
+        (100, 2, ""),
+        (99, 1, ""),
+        (199, 1, "the last step"),
+    ],
+)
+def test_a_batch_that_leaves_one_image_to_a_rank_is_refused(batch_size: int, ranks: int, step: str) -> None:
+    """Of 200 images, for a network with batch normalization; others take any."""
+    train.refuse_batch_of_one(nn.Linear(2, 2), 200, batch_size, ranks)
+    if step:
+        with pytest.raises(UserError, match=f"batch_size: {batch_size} leaves one of 200 images.* for {step}"):
+            train.refuse_batch_of_one(nn.Sequential(nn.BatchNorm2d(2)), 200, batch_size, ranks)
+    else:
+        train.refuse_batch_of_one(nn.Sequential(nn.BatchNorm2d(2)), 200, batch_size, ranks)
 
 
 def test_stages_start_the_launcher_themselves(project: Project) -> None:

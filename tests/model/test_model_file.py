@@ -33,6 +33,20 @@ def test_a_model_is_loaded_without_params_yaml(tmp_path: Path, monkeypatch: pyte
     assert description.environment is None, "portable results depend on neither torch nor threads"
 
 
+@pytest.mark.parametrize("model", ["cnn", "resnet18", "mnasnet0_5", "shufflenet_v2_x0_5", "mobilenet_v3_small"])
+def test_networks_with_buffers_are_loaded(tmp_path: Path, model: str) -> None:
+    """mnasnet asks its files for a version, which a file of tensors alone does not have."""
+    architecture = ARCHITECTURE.model_copy(update={"model": model})
+    data = DATA.model_copy(update={"shape": (1, 32, 32)})
+    network = model_file.build(architecture, data)
+    network(torch.randn(4, 1, 32, 32))  # changes running statistics
+    path = tmp_path / "model.safetensors"
+    recorded = {"arithmetic": "native", "threads": 1}
+    model_file.save(path, network.state_dict(), architecture, data, {"train": 3, "val": 1}, recorded)
+    loaded, _ = model_file.load(path)
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
 def test_equal_models_have_equal_files(tmp_path: Path) -> None:
     save(tmp_path / "a.safetensors")
     save(tmp_path / "b.safetensors")

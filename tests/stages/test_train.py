@@ -20,7 +20,7 @@ import yaml
 from stages import train
 from stages.lib.core.errors import UserError
 from stages.lib.core.parameters import load
-from stages.lib.model import model_file, tensors
+from stages.lib.model import compute, model_file, tensors
 from stages.lib.splits import shards
 from stages.lib.splits.description import DataDescription
 from stages.lib.training import batches, checkpoint
@@ -367,6 +367,54 @@ def test_a_finished_training_is_not_repeated_until_dvc_has_recorded_it(
     assert "resuming" not in printed
     assert "epoch   1/4" in printed
     assert outputs() == uninterrupted
+
+
+def test_a_training_that_finishes_leaves_the_checkpoint_of_another(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An interrupted one goes on after trainings with other parameters, unless there were many."""
+    train.main()
+    uninterrupted = outputs()
+    interrupt_after(2, monkeypatch)
+    for seed in (1, 2):
+        choose(seed=seed)
+        train.main()
+    choose(seed=0)
+    capsys.readouterr()
+    train.main()
+    assert capsys.readouterr().out.startswith("resuming after epoch 2, step 0 of an interrupted run\n")
+    assert outputs() == uninterrupted
+    assert not checkpoint.STATES.exists()
+    for seed in range(1, 9):
+        choose(seed=seed)
+        interrupt_after(1, monkeypatch)
+    choose(seed=0)
+    train.main()
+    assert len([*checkpoint.STATES.glob("*.pt")]) == checkpoint.KEPT
+
+
+@pytest.mark.parametrize("arithmetic", ["portable", "native"])
+def test_the_train_loss_is_a_mean_like_the_val_loss(tiny: Path, arithmetic: str) -> None:
+    """Over rows, each by the weight of its class, and not over batches: of the same rows, hardly trained, the same."""
+    shutil.rmtree(train.VAL)
+    shutil.copytree(train.TRAIN, train.VAL)
+    choose(arithmetic=arithmetic, lr=1e-12, dropout=0, epochs=1, batch_size=33, loss_args={"weight": [0.1, 1, 9]})
+    train.main()
+    (row,) = curves()
+    assert row["train_loss"] == pytest.approx(row["val_loss"], rel=1e-6)
+
+
+def test_batches_of_classes_without_weight_do_not_stop_a_training(tiny: Path) -> None:
+    """A batch of one image of such a class has no loss, and changes nothing."""
+    choose(batch_size=1, epochs=1, loss_args={"weight": [0, 1, 1]})
+    train.main()
+    assert 0 < curves()[0]["train_loss"] < 2
+
+
+def test_float32_is_float32_on_every_device() -> None:
+    compute.prepare(1, "native")
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 @pytest.mark.parametrize("changed", ["a parameter", "the data", "the classes", "the code"])

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from scipy.stats import kstest
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from stages.lib.arithmetic.random import beta
 from stages.lib.training import augmentation
 
 ROWS = 400
@@ -14,7 +16,7 @@ TARGETS = torch.arange(ROWS) % 10
 
 
 def augmented(images: Tensor, **options: float) -> Tensor:
-    torch.manual_seed(0)
+    torch.manual_seed(int(options.pop("seed", 0)))
     return augmentation.build(options, 10)(images, TARGETS)[0]
 
 
@@ -76,22 +78,51 @@ def test_flip_mirrors_the_given_share_of_the_images() -> None:
     assert 0.22 < flipped.float().mean() < 0.38
 
 
-def test_elastic_moves_points_by_about_the_given_pixels() -> None:
-    slopes = torch.arange(64.0).expand(ROWS, 1, 64, 64)  # the value of a pixel is its column
-    offsets = (augmented(slopes, elastic=2) - slopes)[:, :, 16:48, 16:48]
-    assert 1.0 < offsets.std() < 2.5
-    assert offsets.diff(dim=3).abs().mean() < 0.5, "neighbours move alike"
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (64, 40), (8, 8)])
+def test_elastic_moves_points_by_the_given_standard_deviation(height: int, width: int) -> None:
+    """Everywhere: where a pixel's value is its column, the change of an image is how far its pixels moved."""
+    slopes = 100 + torch.arange(2.0 * width).expand(ROWS, 1, height, 2 * width)
+    inside = (slice(None), slice(None), slice(None), slice(width // 2, width + width // 2))  # the border repeats
+    offsets = torch.cat([(augmented(slopes, seed=seed, elastic=0.5) - slopes)[inside] for seed in range(4)])
+    torch.testing.assert_close(offsets.std(0), torch.full(offsets.shape[1:], 0.5), rtol=0.1, atol=0)
+    assert float(offsets.square().mean().sqrt()) == pytest.approx(0.5, rel=0.02)
+    assert offsets.diff(dim=3).abs().mean() < 0.3, "neighbours move alike"
 
 
 def test_erasing_clears_a_rectangle_in_the_given_share_of_the_images() -> None:
-    changed = augmented(torch.ones(ROWS, 3, 40, 40), erasing=0.5)
-    erased = (changed == 0).float().mean((1, 2, 3))
-    assert 0.42 < (erased > 0).float().mean() < 0.58
-    assert erased[erased > 0].min() > 0.01
-    assert erased.max() < 0.37
-    for image in changed[erased > 0][:50, 0]:
-        rows, columns = (image == 0).any(1), (image == 0).any(0)
-        assert (image == 0).sum() == rows.sum() * columns.sum(), "one rectangle"
+    changed = torch.cat([augmented(torch.ones(ROWS, 1, 28, 28), seed=seed, erasing=0.5) for seed in range(50)])
+    empty = changed[:, 0] == 0
+    erased = empty.float().mean((1, 2))
+    assert float((erased > 0).float().mean()) == pytest.approx(0.5, abs=0.02)
+    assert erased.max() <= 0.33
+    assert 0.01 < erased[erased > 0].min() < 0.02, "rounded down to whole pixels"
+    for image in empty[erased > 0][:50]:
+        assert image.sum() == image.any(1).sum() * image.any(0).sum(), "one rectangle"
+    share = empty.float().mean(0)
+    torch.testing.assert_close(share, share.flip(0), rtol=0.15, atol=0.01, msg="above as often as below")
+    torch.testing.assert_close(share, share.flip(1), rtol=0.15, atol=0.01, msg="left as often as right")
+    assert share[-1].mean() > 0.01
+
+
+def test_draws_are_uniform() -> None:
+    """Shift by whole pixels, in which each of seven places is as likely, and rotation, whose angle is uniform."""
+    offsets = torch.cat([centres(augmented(spot(10, 15), seed=seed, shift=3)) for seed in range(20)]) - torch.tensor(
+        [10, 15]
+    )
+    for axis in offsets.T:
+        counts = torch.bincount(axis.round().long() + 3, minlength=7)
+        assert float(((counts - len(axis) / 7) ** 2 / (len(axis) / 7)).sum()) < 22.5, "chi-square with 6 degrees, 0.1 %"
+    turned = torch.cat([centres(augmented(spot(10, 25), seed=seed, rotation=30)) for seed in range(20)])
+    angles = torch.atan2(turned[:, 0] - 10, turned[:, 1] - 15) * 180 / math.pi
+    assert float(angles.mean()) == pytest.approx(0, abs=0.7)
+    assert float(angles.std()) == pytest.approx(60 / math.sqrt(12), rel=0.03)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
+def test_the_share_of_mixup_is_of_a_beta_distribution(alpha: float) -> None:
+    torch.manual_seed(0)
+    shares = [beta(alpha) for _ in range(2000)]
+    assert kstest(shares, "beta", (alpha, alpha)).pvalue > 0.001
 
 
 def test_mixup_blends_images_and_targets_alike() -> None:

@@ -1,13 +1,17 @@
-"""Losses by name."""
+"""Losses by name, and what several ranks make of them."""
+
+from itertools import product
 
 import pytest
 import torch
 from torch import nn
 
 from stages.lib.core.errors import UserError
+from stages.lib.model import inference
+from stages.lib.model.distributed import Group
 from stages.lib.model.tensors import Split
 from stages.lib.splits.description import DataDescription
-from stages.lib.training import losses
+from stages.lib.training import augmentation, losses
 from stages.train import validate
 
 TARGETS = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2, 2])
@@ -73,3 +77,65 @@ def test_a_rejected_option_is_refused_with_one_line(arguments: dict[str, object]
     assert str(refused.value).startswith("params.yaml: CrossEntropyLoss rejects")
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+OPTIONS: dict[str, list[dict[str, object]]] = {
+    "CrossEntropyLoss": [{}, {"weight": [0.5, 3.0, 0.0]}, {"weight": [1.0, 2.0, 4.0], "label_smoothing": 0.3}],
+    "MultiMarginLoss": [{}, {"margin": 0.5, "weight": [1.0, 0.0, 2.0]}],
+    "HuberLoss": [{"delta": 0.5}],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "mixes"),
+    [(name, arguments, False) for name, options in OPTIONS.items() for arguments in options]
+    + [("CrossEntropyLoss", arguments, True) for arguments in OPTIONS["CrossEntropyLoss"]]
+    + [("HuberLoss", {}, True)],
+    ids=str,
+)
+def test_the_average_of_the_ranks_gradients_is_that_of_one_process(
+    name: str, arguments: dict[str, object], mixes: bool
+) -> None:
+    """Over ranks and rows, fewer rows than ranks included, in float64; also of classes whose weight is 0."""
+    torch.manual_seed(0)
+    for ranks, rows in product((1, 2, 3, 4), (1, 2, 3, 5, 8, 33)):
+        images = torch.randn(rows, 4, dtype=torch.float64)
+        targets = torch.randint(3, [rows]) if name in losses.OF_CLASSES else torch.randn(rows, 3, dtype=torch.float64)
+        loss = losses.build(name, arguments, torch.arange(3) if targets.ndim == 1 else targets, 3).double()
+        if mixes:
+            images, targets = augmentation.mixup(images, targets, 0.4, 3)
+        weights = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+        gradients = []
+        for rank in range(ranks):
+            group = Group(rank, ranks)
+            mine = group.rows_of(rows)
+            of_rank = losses.for_rank(loss, targets, group)(images[mine] @ weights, targets[mine])
+            gradients.append(torch.autograd.grad(of_rank, weights)[0])
+        each = getattr(nn, name)(**vars_of(loss), reduction="none")(images @ weights, targets)
+        each = each.mean(1) if each.ndim > 1 else each
+        count = losses.denominator(loss, targets)
+        whole = each.sum() / count if count else each.sum() * 0
+        expected = torch.autograd.grad(whole, weights)[0]
+        torch.testing.assert_close(sum(gradients) / ranks, expected, msg=f"{ranks} ranks, {rows} rows")
+
+
+def vars_of(loss: nn.Module) -> dict[str, object]:
+    """Return the arguments that a loss was made with."""
+    given = {key: getattr(loss, key) for key in ("label_smoothing", "margin", "p", "delta") if hasattr(loss, key)}
+    return given | ({"weight": loss.weight} if getattr(loss, "weight", None) is not None else {})
+
+
+@pytest.mark.parametrize("rows_at_a_time", [1, 3])
+def test_a_piece_of_classes_without_weight_does_not_spoil_the_val_loss(
+    monkeypatch: pytest.MonkeyPatch, rows_at_a_time: int
+) -> None:
+    monkeypatch.setattr(inference, "MAX_ROWS", rows_at_a_time)
+    description = DataDescription(dataset="x", classes=["a", "b", "c"], shape=(1, 2, 2), mean=[0.0], std=[1.0])
+    images = torch.randn(10, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    loss = losses.build("CrossEntropyLoss", {"weight": [0.0, 1.0, 2.0]}, TARGETS, 3)
+    val = Split(images, TARGETS, torch.arange(10), description, "")
+    val_loss, _ = validate(network, loss, val, torch.device("cpu"))
+    assert val_loss == pytest.approx(float(loss(network(images), TARGETS).detach()), rel=1e-6)
+    only = Split(images[:6], TARGETS[:6], torch.arange(6), description, "")
+    assert validate(network, loss, only, torch.device("cpu"))[0] == 0.0

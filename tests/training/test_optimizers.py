@@ -96,3 +96,25 @@ def test_the_plain_step_gives_the_weights_of_the_wrapped_step(name: str) -> None
 
     for plain, wrapped in zip(weights_after_steps(False), weights_after_steps(True), strict=True):
         assert torch.equal(plain, wrapped)
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_an_optimizer_follows_a_schedule_or_has_step_sizes_of_its_own(name: str) -> None:
+    """After the first steps at one rate, two rates give different weights, or params.yaml allows no schedule."""
+    weights = []
+    for rate in (0.01, 0.05):
+        weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        optimizer = optimizers.build(name, [weight], lr=0.01, weight_decay=0, momentum=0, arguments={})
+        for step in range(4):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 if step < 2 else rate
+
+            def closure(weight: torch.nn.Parameter = weight) -> float:
+                with torch.enable_grad():
+                    loss = ((weight - 3) ** 2).sum()
+                    (weight.grad,) = torch.autograd.grad(loss, weight)
+                return float(loss.detach())
+
+            optimizers.plain_step(optimizer)(closure)
+        weights.append(weight.detach())
+    assert torch.equal(*weights) == (name in optimizers.OWN_STEP_SIZES)

@@ -342,4 +342,4 @@ def test_a_refused_value_is_one_line_and_exit_code_1(fresh: Project) -> None:
         assert refused.stderr.count("\n") == 1
         assert refused.stderr.startswith(start)
         assert "Traceback" in fresh.stage(stage, fails=True, PIPELINE_DEBUG="1").stderr
-    assert not (fresh.root / "data/raw").exists()
+    assert not (fresh.root / "data/raw/dataset").exists()

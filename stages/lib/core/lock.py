@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stages.lib.core.errors import UserError
+from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import STATE, with_file_name
 
 if sys.platform != "win32":
@@ -48,6 +48,11 @@ def exclusive(stage: str) -> Iterator[None]:
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
+            print(
+                f"{stage}: this file system has no locks ({reason(error)}); make sure that no other process runs this "
+                "stage in this folder",
+                file=sys.stderr,
+            )
         with with_file_name(Path(file.name)):
             file.truncate(0)
             file.write(str(os.getpid()).encode())

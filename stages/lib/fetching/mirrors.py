@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -46,6 +47,10 @@ class MirrorError(Exception):
     """Why a mirror did not give the file."""
 
 
+class TooLongError(MirrorError):
+    """It sent more than the file has."""
+
+
 def fetch(file: RemoteFile, folder: Path, *, patience: float = PATIENCE) -> Path:
     """Put the file into `folder` and return its path; keep a file that is there already and has the right md5.
 
@@ -59,8 +64,13 @@ def fetch(file: RemoteFile, folder: Path, *, patience: float = PATIENCE) -> Path
     answers = []
     for address in file.addresses:
         try:
-            # A part that an earlier run left may be of other bytes: if it does not lead to the right md5, start again.
-            if not (part.exists() and _attempt(address, part, file.size, patience) == file.md5):
+            # A part may be of other bytes, or the mirror may send the file from its beginning: if both together do not
+            # have the right md5, start again.
+            md5 = ""
+            if part.exists():
+                with suppress(TooLongError):
+                    md5 = _attempt(address, part, file.size, patience)
+            if md5 != file.md5:
                 part.unlink(missing_ok=True)
                 md5 = _attempt(address, part, file.size, patience)
                 if md5 != file.md5:
@@ -132,7 +142,7 @@ def _copy(source: IO[bytes], target: IO[bytes], total: int | None, size: int | N
             if not chunk:
                 break
             if target.tell() + len(chunk) > (size or LARGEST):
-                raise MirrorError(f"more than {size or LARGEST:,} bytes")
+                raise TooLongError(f"more than {size or LARGEST:,} bytes")
             target.write(chunk)
             received, in_window = received + len(chunk), in_window + len(chunk)
             bar.update(len(chunk))

@@ -34,6 +34,8 @@ def prepare(threads: int, arithmetic: str) -> torch.device:
     torch.set_num_threads(threads)
     # The same as use_deterministic_algorithms(True), which imports the compiler, for more than a second.
     torch.set_deterministic_debug_mode("error")
+    # float32 is float32: by default cuDNN rounds the factors of a convolution to ten bits on newer GPUs.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     name = device_name(arithmetic)
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"

@@ -31,6 +31,7 @@ from stages.lib.core.errors import UserError, reason
 from stages.lib.core.lock import LAUNCHED, LAUNCHER
 from stages.lib.model import compute
 from stages.lib.model.batch_rows import BatchRows
+from stages.lib.model.packing import empty_tensors, pack, unpack
 
 # Unless it is off, restarted processes meet through a shared store that still holds what the lost ones wrote.
 SHARED_STORE_OFF = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
@@ -123,20 +124,37 @@ class Group:
                 torch.distributed.broadcast(value, 0)
 
     def broadcast(self, value: T) -> T:
-        """Return the value that rank 0 has."""
+        """Return the value that rank 0 has: numbers and tensors, as `packing` describes."""
         if self.size == 1:
             return value
-        values = [value]
-        torch.distributed.broadcast_object_list(values, device=self.device)
-        return values[0]
+        text, tensors = pack(value) if self.rank == 0 else ("", [])
+        length = torch.tensor(len(text.encode()), device=self.device)
+        torch.distributed.broadcast(length, 0)
+        letters = torch.empty(int(length), dtype=torch.uint8)
+        if self.rank == 0:
+            letters = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        letters = letters.to(self.device)
+        torch.distributed.broadcast(letters, 0)
+        text = bytes(letters.tolist()).decode()
+        received = []
+        for tensor in tensors if self.rank == 0 else empty_tensors(text):
+            sent = tensor.to(self.device).contiguous()
+            torch.distributed.broadcast(sent, 0)
+            received.append(sent.to(tensor.device))
+        return unpack(text, received)  # type: ignore[no-any-return]
 
-    def gather(self, value: T) -> list[T]:
-        """Return the value of each rank, in rank order, on rank 0; an empty list on the others."""
+    def gather(self, rows: Tensor) -> list[Tensor]:
+        """Return the tensor (n, outputs) of each rank, in rank order, on rank 0; an empty list on the others."""
         if self.size == 1:
-            return [value]
-        values: list[T] | None = [value] * self.size if self.rank == 0 else None
-        torch.distributed.gather_object(value, values)
-        return values or []
+            return [rows]
+        sizes = [torch.empty(2, dtype=torch.int64, device=self.device) for _ in range(self.size)]
+        torch.distributed.all_gather(sizes, torch.tensor(rows.shape, device=self.device))
+        largest = torch.stack(sizes).amax(0).tolist()
+        padded = torch.zeros(largest, dtype=rows.dtype, device=self.device)
+        padded[: rows.shape[0], : rows.shape[1]] = rows
+        gathered = [torch.empty_like(padded) for _ in sizes] if self.rank == 0 else None
+        torch.distributed.gather(padded, gathered)
+        return [each[: int(size[0])].cpu() for each, size in zip(gathered or [], sizes, strict=False)]
 
     def average_gradients(self, network: nn.Module) -> nn.Module:
         """Wrap a network so that `backward` averages the gradients over all ranks."""

@@ -6,6 +6,7 @@ by exactly the share that is kept, so that the expected value is unchanged. Othe
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -73,3 +74,50 @@ def use_quick_dropout(network: nn.Module, batch: BatchRows | None = None) -> nn.
             if type(module) is nn.Dropout:
                 setattr(parent, name, QuickDropout(module.p, batch))
     return network
+
+
+class RowStochasticDepth(nn.Module):
+    """Drops the whole block for some rows, as torchvision's layer does (Huang et al. 2016), on any number of ranks.
+
+    Each rank draws for all rows of the batch, and uses its own.
+    """
+
+    def __init__(self, p: float, batch: BatchRows) -> None:
+        super().__init__()
+        self.p, self.batch = p, batch
+
+    def forward(self, units: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return units
+        ones = (1,) * (units.ndim - 1)
+        kept = self.batch.draw(partial(_bernoulli, 1 - self.p), len(units), *ones, device=units.device).to(units.dtype)
+        return units * (kept / (1 - self.p) if self.p < 1 else kept)
+
+
+class RowRReLU(nn.RReLU):
+    """`torch.nn.RReLU`, whose random slopes do not depend on the number of ranks."""
+
+    def __init__(self, lower: float, upper: float, batch: BatchRows) -> None:
+        super().__init__(lower, upper)
+        self.batch = batch
+
+    def forward(self, units: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(units)
+        random = self.batch.draw(torch.rand, len(units), *units.shape[1:], device=units.device)
+        return torch.where(units < 0, units * (self.lower + (self.upper - self.lower) * random), units)
+
+
+def draw_by_rows(network: nn.Module, batch: BatchRows) -> nn.Module:
+    """Replace the layers whose random numbers would be the same on all ranks; portable arithmetic does it itself."""
+    for parent in network.modules():
+        for name, module in parent.named_children():
+            if type(module).__name__ == "StochasticDepth" and module.mode == "row":
+                setattr(parent, name, RowStochasticDepth(module.p, batch))  # type: ignore[arg-type]
+            elif type(module) is nn.RReLU:
+                setattr(parent, name, RowRReLU(module.lower, module.upper, batch))
+    return network
+
+
+def _bernoulli(p: float, *size: int, device: torch.device) -> Tensor:
+    return torch.empty(size, device=device).bernoulli_(p)

@@ -59,7 +59,7 @@ def outputs_of(
     rows = rows_at_a_time(split.description)
     batches = [slice(first, min(first + rows, len(split))) for first in range(0, len(split), rows)]
     for first in range(0, len(batches), group.size):
-        outputs = torch.empty(0)  # of a rank without a batch in the last round
+        outputs = torch.empty(0, 0, dtype=torch.float64)  # of a rank without a batch in the last round
         for batch in batches[first + group.rank : first + group.rank + 1]:
             images = standardize(split.rows(batch.start, batch.stop).to(device))
             with guard, functions:

@@ -5,6 +5,7 @@ model.json is sealed and holds the SHA-256 of the weights: a changed bit in eith
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,10 +119,21 @@ def load(path: Path) -> tuple[nn.Module, ModelDescription]:
         if _shapes(weights) != _shapes(expected):
             raise ValueError("its architecture has other weights")
         network = build(description.architecture, description.data)
-        network.load_state_dict(weights)
+        copy_weights(weights, network)
     except (RuntimeError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{description_path}: does not match {path} ({reason(error)}); {remedy}") from error
     return network.eval(), description
+
+
+@torch.no_grad()
+def copy_weights(weights: Mapping[str, Tensor], network: nn.Module) -> None:
+    """Copy tensors to the weights and buffers of the same names and shapes.
+
+    `load_state_dict` would ask some networks' layers for version numbers, which files of tensors alone do not have.
+    """
+    state = network.state_dict()
+    for name, weight in weights.items():
+        state[name].copy_(weight)
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:

@@ -7,7 +7,7 @@ all images of a batch in the same way. Pixels that move in from outside repeat t
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -91,19 +91,48 @@ def warp(images: Tensor, draw: Draw, options: Mapping[str, float]) -> Tensor:
     from_rows = torch.stack([-sine * mirrored * ratio, cosine], 1)[:, None] * y[:, None] + offsets[:, None]  # (B, H, 2)
     grid = from_columns + from_rows[:, :, None]  # (B, H, W, 2)
     if elastic := options.get("elastic"):
-        points = draw(torch.randn, 2, max(2, height // COARSE), max(2, width // COARSE))
-        field = interpolate(points, (height, width), mode="bicubic", align_corners=False)
+        rows, columns = max(2, height // COARSE), max(2, width // COARSE)
+        field = interpolate(draw(torch.randn, 2, rows, columns), (height, width), mode="bicubic", align_corners=False)
+        down, across = (
+            torch.tensor(bicubic_spread(points, size), device=device)
+            for points, size in ((rows, height), (columns, width))
+        )
+        field = field / (down[:, None] * across)  # a standard deviation of 1 everywhere
         grid = grid + field.permute(0, 2, 3, 1) * elastic * 2 / torch.tensor([width, height], device=device)
     return grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+@cache
+def bicubic_spread(points: int, size: int) -> list[float]:
+    """Return the standard deviation at each of `size` places between independent points of standard deviation 1.
+
+    The weights are those of torch's bicubic interpolation without aligned corners (Keys 1981, a = -0.75), which repeats
+    the outer points.
+    """
+    spreads = []
+    for place in range(size):
+        at = (place + 0.5) * points / size - 0.5
+        first = math.floor(at)
+        weights = [0.0] * points
+        for neighbour in range(first - 1, first + 3):
+            x = abs(at - neighbour)
+            near = (1.25 * x - 2.25) * x * x + 1
+            far = -0.75 * (((x - 5) * x + 8) * x - 4)
+            weights[min(max(neighbour, 0), points - 1)] += near if x <= 1 else far
+        spreads.append(math.sqrt(sum(weight * weight for weight in weights)))
+    return spreads
+
+
 def erase(images: Tensor, draw: Draw, probability: float) -> Tensor:
-    """Set a rectangle of some images to 0, the mean of all training pixels."""
+    """Set a rectangle of some images to 0, the mean of all training pixels: of whole pixels, and anywhere as likely."""
     height, width = images.shape[2:]
     area = height * width * scaled(draw(torch.rand), *ERASED)
     aspect = scaled(draw(torch.rand), *map(math.log, ASPECT)).exp()
-    tall, wide = (area * aspect).sqrt().clamp(max=height), (area / aspect).sqrt().clamp(max=width)
-    top, left = (draw(torch.rand, 2).T * torch.stack([height - tall, width - wide])).floor()
+    # Rounded down, so that it takes no more of the image than stated.
+    tall = (area * aspect).sqrt().clamp(1, height).floor()
+    wide = (area / aspect).sqrt().clamp(1, width).floor()
+    places = torch.stack([height - tall, width - wide]) + 1  # where it can begin
+    top, left = torch.minimum((draw(torch.rand, 2).T * places).floor(), places - 1)
     chosen = draw(torch.rand) < probability
     down, across = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     inside_rows = (down >= top[:, None]) & (down < (top + tall)[:, None]) & chosen[:, None]  # (B, H)

@@ -6,7 +6,8 @@ over after any change. It holds no state of random generators: the draws of an e
 its number.
 
 A finished training leaves its metrics and best weights there, because DVC may be killed before it has recorded them; a
-newer dvc.lock shows that it has.
+newer dvc.lock shows that it has. When a training finishes, the five newest files stay: trainings with other parameters
+that were interrupted can go on later.
 
 DVC's `persist: true` does not do this: it gives the next run the state of any earlier one, whatever has changed.
 """
@@ -15,7 +16,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +30,7 @@ from stages.lib.core.files import STATE, replacing, sha256_of
 from stages.lib.model import compute
 
 STATES = STATE / "train"
+KEPT = 5  # checkpoints of other trainings and this one, once it is finished
 DVC_LOCK = Path("dvc.lock")
 
 
@@ -42,6 +43,7 @@ class Progress:
     # Of the current epoch:
     step: int = 0  # steps done
     loss_sum: float = 0.0
+    loss_weight: float = 0.0  # what loss_sum is to be divided by
     score_sum: float = 0.0
 
     @property
@@ -59,7 +61,7 @@ class Progress:
         self.rows.append(row)
         if self.best is row:
             self.best_weights = {name: weight.detach().clone() for name, weight in network.state_dict().items()}
-        self.step, self.loss_sum, self.score_sum = 0, 0.0, 0.0
+        self.step, self.loss_sum, self.loss_weight, self.score_sum = 0, 0.0, 0.0, 0.0
 
     def out_of_patience(self, patience: int | None) -> bool:
         """Whether the last `patience` epochs brought no lower val loss."""
@@ -115,14 +117,19 @@ def resume(key: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Pr
 
 
 def finish(key: str, progress: Progress) -> None:
-    """Delete the checkpoints; under DVC keep metrics and best weights until it has recorded them."""
-    if "DVC_STAGE" not in os.environ:  # not run by DVC: there is nothing left to record
-        shutil.rmtree(STATES, ignore_errors=True)
-        return
-    _write(key, vars(progress))
-    for other in STATES.iterdir():
-        if other.name != f"{key}.pt":
-            other.unlink()
+    """Delete the checkpoint; under DVC keep metrics and best weights until it has recorded them.
+
+    Those of other trainings, which were interrupted, stay: the newest of them.
+    """
+    if "DVC_STAGE" in os.environ:
+        _write(key, vars(progress))
+    else:  # not run by DVC: there is nothing left to record
+        (STATES / f"{key}.pt").unlink(missing_ok=True)
+    newest_first = sorted(STATES.glob("*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for old in newest_first[KEPT:]:
+        old.unlink()
+    if not newest_first:
+        STATES.rmdir()
 
 
 def _write(key: str, state: Mapping[str, Any]) -> None:

@@ -106,12 +106,24 @@ def for_rank(loss: nn.Module, targets: Tensor, group: Group) -> LossFunction:
         targets: of the whole batch: (B,) or (B, quantities).
         group: the ranks that share the batch.
     """
-    if group.size == 1:
-        return loss
     rows = len(targets)
+    if group.size == 1:
+        return of_rows_that_count(loss, denominator(loss, targets))
     of_rank = denominator(loss, targets[group.rows_of(rows)]) if group.counts(rows) else 0.0
+    if not of_rank:
+        return nothing
     scale = group.size * of_rank / denominator(loss, targets)
     return lambda outputs, rank_targets: loss(outputs, rank_targets) * scale
+
+
+def of_rows_that_count(loss: LossFunction, denominator: float) -> LossFunction:
+    """Return the loss, or 0 where it would divide by 0: every row is of a class whose weight is 0."""
+    return loss if denominator else nothing
+
+
+def nothing(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return a loss of 0, whose gradients are 0."""
+    return (outputs * 0.0).sum()
 
 
 def denominator(loss: nn.Module, targets: Tensor) -> float:

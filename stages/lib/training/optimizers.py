@@ -28,6 +28,7 @@ IN_PORTABLE = [name for name in OPTIMIZERS if name in portable_optimizers.OPTIMI
 OWN_PARAMETERS = {"lr", "weight_decay", "momentum"}  # keys of params.yaml, not of optimizer_args
 # Optimizers with a kernel for the whole step: on a CPU Adam's takes a third of the time of the default.
 FUSED = {"Adam", "AdamW", "Adagrad", "SGD"}
+OWN_STEP_SIZES = ("Rprop",)  # they use lr at the first step alone
 # Not for users: `maximize` would ascend the gradient.
 EXCLUDED = {"self", "params", "maximize", "capturable", "differentiable"}
 

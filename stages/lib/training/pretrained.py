@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.lib.core.errors import UserError, reason
+from stages.lib.model.model_file import copy_weights
 
 # JSON Schema of `weights` in params.yaml.
 WEIGHTS: dict[str, Any] = {
@@ -64,7 +65,7 @@ def load(network: nn.Module, path: Path, sha256: str) -> None:
             fresh.append(name)
             del given[name]
     try:
-        network.load_state_dict({name: value for name, value in given.items() if name in expected}, strict=False)
+        copy_weights({name: value for name, value in given.items() if name in expected}, network)
     except RuntimeError as error:  # tensors of another kind, such as sparse ones
         raise UserError(f"{path}: holds weights that cannot be loaded; {EXPECTED}") from error
     note = f"; fresh: {', '.join(fresh)}" if fresh else ""
