@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from sklearn.metrics import f1_score
+from sklearn.metrics import (
+    f1_score,
+    mean_absolute_error,
+    precision_score,
+    r2_score,
+    recall_score,
+    root_mean_squared_error,
+    top_k_accuracy_score,
+)
 
 from stages.lib.reporting import metrics
 from stages.lib.reporting.metrics import accuracy_interval, calibration, calibration_error, macro_f1
@@ -58,3 +66,35 @@ def test_top_k_correct() -> None:
     actual = np.array([0, 1, 2])
     assert [metrics.top_k_correct(probabilities, actual, k) for k in (1, 2, 3)] == [1, 2, 3]
     assert metrics.top_k_correct(np.full((3, 3), 1 / 3), actual, 1) == 0, "a tie is a miss"
+
+
+def test_metrics_of_random_predictions_are_those_of_scikit_learn_and_scipy() -> None:
+    """Over sizes, numbers of classes, classes that are missing on either side, and ties."""
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        rows, classes = int(random.integers(1, 60)), int(random.integers(2, 7))
+        actual, predicted = (
+            random.integers(0, classes, rows),
+            random.integers(0, int(random.integers(1, classes)) + 1, rows),
+        )
+        expected = f1_score(actual, predicted, average="macro")
+        assert macro_f1(actual, predicted, classes + 2) == pytest.approx(expected)
+        names = [str(number) for number in range(classes)]
+        everything = {"labels": range(classes), "average": None, "zero_division": np.nan}
+        for row, *of_class in zip(
+            metrics.by_class(actual, predicted, names),
+            recall_score(actual, predicted, **everything),
+            precision_score(actual, predicted, **everything),
+            strict=True,
+        ):
+            assert [row["recall"], row["precision"]] == pytest.approx(of_class, nan_ok=True)
+        probabilities = random.dirichlet(np.ones(classes), rows)
+        k = int(random.integers(1, classes))
+        if classes > 2:
+            hits = top_k_accuracy_score(actual, probabilities, k=k, labels=range(classes), normalize=False)
+            assert metrics.top_k_correct(probabilities, actual, k) == hits
+        values, guesses = random.normal(3, 2, rows), random.normal(3, 2, rows)
+        found = metrics.regression(values, guesses)
+        assert found["mae"] == pytest.approx(mean_absolute_error(values, guesses))
+        assert found["rmse"] == pytest.approx(root_mean_squared_error(values, guesses))
+        assert rows < 2 or found["r2"] == pytest.approx(r2_score(values, guesses))

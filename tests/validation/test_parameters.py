@@ -93,6 +93,16 @@ def test_refuses_a_bad_value(folder: object, line: str) -> None:
         assert part in text
 
 
+@pytest.mark.parametrize("schedule", [{"schedule": "cosine"}, {"warmup": 0.1}, {"schedule": "one_cycle", "warmup": 0}])
+def test_a_schedule_that_an_optimizer_would_ignore_is_refused(folder: object, schedule: dict[str, object]) -> None:
+    set_parameters(PARAMETERS, optimizer="Rprop", arithmetic="native", source="photos")
+    Path("photos").mkdir()
+    check.main()
+    set_parameters(PARAMETERS, **schedule)
+    with pytest.raises(UserError, match="Rprop has step sizes of its own, and lr is the first: it follows no schedule"):
+        check.main()
+
+
 # Rules across keys, and two values that pydantic converts to the number that they mean.
 ONLY_CHECK = {"activation: [tanh]", "optimizer_args: {nesterov: true}", "momentum: 0.9", "lr: true", 'lr: "0.01"'}
 ONLY_CHECK |= {line for line, parts in REFUSED.items() if any("portable arithmetic" in part for part in parts)}
