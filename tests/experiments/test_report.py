@@ -1,5 +1,6 @@
 """`make report`, which compares two revisions, and its significance test."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,13 @@ def test_images_are_the_same_if_their_files_or_tensors_are(files: str, tensors: 
     text = significance(revision("f", "t"), revision(files, tensors))
     assert ("+0.00 points" in text) == same
     assert ("**Not comparable:** the two sides were tested on different images." in text) != same
+
+
+def test_resampled_rows_are_other_images() -> None:
+    base, this = revision("f", "t"), revision("f", "t")
+    for rows in ([0, 1], [2, 1, 0], [0, 0, 1]):
+        resampled = replace(this, predictions=this.predictions.iloc[rows].reset_index(drop=True))
+        assert "**Not comparable:**" in significance(base, resampled)
 
 
 def test_renamed_quantities_are_not_compared() -> None:

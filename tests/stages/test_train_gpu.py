@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gpu
 def tiny(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """Prepare a short training on the GPU, with augmentation."""
     make_data(seed=0)
-    choose(**TINY, augmentation={"shift": 1, "erasing": 0.5})
+    choose(**TINY, arithmetic="native", augmentation={"shift": 1, "erasing": 0.5, "mixup": 0.2})
     monkeypatch.setenv("DEVICE", "cuda")
     return Project(folder)
 
