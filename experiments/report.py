@@ -170,7 +170,7 @@ def comparison(base: Revision, this: Revision) -> list[str]:
         metrics(base, this),
         curves(base, this),
     ]
-    if this.is_regression or not same_images(base, this):
+    if base.is_regression or this.is_regression or not same_images(base, this):
         return parts
     return [*parts, confusion(base, this), recall_by_class(base, this)]
 
@@ -222,12 +222,14 @@ def tested_data(side: Revision) -> set[tuple[str, str]]:
 
 def significance(base: Revision, this: Revision) -> str:
     """State whether the difference in accuracy, or in each mean absolute error, is significant."""
+    names, base_names = (
+        list(side.predictions["quantity"].unique()) if side.is_regression else ["classes"] for side in (this, base)
+    )
+    if names != base_names:
+        return f"**Not comparable:** this predicts {', '.join(names)}, `{base.name}` {', '.join(base_names)}."
     if not same_images(base, this):
         return "**Not comparable:** the two sides were tested on different images."
     if this.is_regression:
-        names, base_names = (list(side.predictions["quantity"].unique()) for side in (this, base))
-        if names != base_names:
-            return f"**Not comparable:** this predicts {', '.join(names)}, `{base.name}` {', '.join(base_names)}."
         return "\n\n".join(significance_of_errors(base, this, name) for name in this.predictions["quantity"].unique())
     base_correct, this_correct = (
         (side.predictions["actual"] == side.predictions["predicted"]).to_numpy() for side in (base, this)

@@ -116,6 +116,7 @@ def test_no_group_falls_into_two_splits(folder: Path, task: dict[str, object]) -
             "row 0 (and 39 more) names ../secret.png, and there is no such file",
         ),
         ({"target": range(ROWS), "split": ["train", "dog"] * 20}, lambda table: table, "row 1 (and 19 more) has"),
+        ({"target": range(ROWS), "split": ["train", "no test"] * 20}, lambda table: table, "row 1 (and 19 more) has"),
         ({"target": range(ROWS), "split": ["val", "test"] * 20}, lambda table: table, "no row has the split `train`"),
         (
             {"target": range(ROWS), "split": ["train", "test"] * 20, "group": [7] * ROWS},

@@ -330,7 +330,7 @@ def too_few(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "parts", "words"),
     [
-        (empty_class, (), "photos/yellow: an empty folder; put images into it, or remove it"),
+        (empty_class, (), "photos/yellow: an empty folder, or only hidden files; put images into it, or remove it"),
         (class_of_text, (), "class folder(s) without an image: yellow; put images into them, or remove them"),
         (only_in_test, ("train", "test"), "no training image of class red; add some"),
         (too_few, (), "class red has 2 rows, which leaves none for val"),
@@ -461,7 +461,7 @@ def test_white_of_a_file_of_16_bits() -> None:
     np.testing.assert_array_equal(open_image(inverted).pixels[0], np.rint((65535 - ramp * 600) / 257))
     assert open_image(straight).brightest == 59400
     colour = png_of_16_bits(np.repeat(ramp[:, :, np.newaxis] * 40, 3, 2))
-    assert open_image(colour).brightest == 3960 // 256 * 256 + 255
+    assert (open_image(colour).brightest, open_image(colour).brightest_colour) == (None, 3960 // 256)
     with pytest.raises(ValueError, match="colour of 16 bits, for which max_pixel_value 4095 is not supported"):
         open_image(colour, white=4095)
 
@@ -476,6 +476,31 @@ def png_of_16_bits(values: np.ndarray) -> bytes:
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_dark_colours_of_16_bits_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their white cannot be set: Pillow reads the upper eight bits."""
+    for number, path in enumerate(sorted(album(folder / "photos").rglob("*.png"))):
+        path.write_bytes(png_of_16_bits(np.random.default_rng(number).integers(0, 1023, (SIZE, SIZE, 3))))
+    run()
+    told = "dark: the images of 16 bits in colour use 4 of 256 levels; save them scaled to 8 bits\n"
+    assert told in capsys.readouterr().out
+
+
+def test_a_first_page_counts_though_the_next_is_damaged() -> None:
+    content = saved(Image.new("L", (8, 8), 200), "TIFF")
+    ((at,),) = [struct.unpack("<I", content[4:8])]
+    entries = struct.unpack("<H", content[at : at + 2])[0]
+    end = at + 2 + 12 * entries  # where the offset of the next page stands
+    assert content[end : end + 4] == bytes(4)
+    picture = open_image(content[:end] + struct.pack("<I", 4) + content[end + 4 :])
+    assert (picture.pages, picture.pixels.min()) == (1, 200)
+
+
+def test_renamed_splits_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    album(folder / "photos", "Train", "seg_test")
+    run()
+    assert "splits: seg_test is test\n" in capsys.readouterr().out
 
 
 def test_a_second_page_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

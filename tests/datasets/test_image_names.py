@@ -11,6 +11,16 @@ from stages.lib.datasets.image_names import is_image, unreadable
 from stages.lib.preprocessing.pillow_image import open_image
 
 
+def tiff() -> bytes:
+    """Return an image that Pillow reads, as the preview in a raw file."""
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(content, "TIFF")
+    return content.getvalue()
+
+
+TIFF = tiff()
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.JPG", "a.jpeg", "a.tif", "a.webp", "a.HEIC", "a.dng", "a.svg"])
 def test_a_file_with_the_name_of_an_image_is_one(tmp_path: Path, name: str) -> None:
     assert is_image(tmp_path / name), "without opening it: there is no such file"
@@ -26,6 +36,8 @@ def test_other_files_are_none(tmp_path: Path, name: str) -> None:
 def test_a_file_without_extension_is_an_image_by_its_content(tmp_path: Path, name: str) -> None:
     Image.new("L", (2, 2)).save(tmp_path / name, "JPEG")
     assert is_image(tmp_path / name)
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic")
+    assert is_image(tmp_path / name), "which then is refused with advice"
     (tmp_path / name).write_bytes(b"an old text\0\1\2" * 9)
     assert not is_image(tmp_path / name)
     (tmp_path / name).write_bytes(b"")
@@ -43,6 +55,11 @@ def test_a_file_without_extension_is_an_image_by_its_content(tmp_path: Path, nam
         ("a.jpg", b"\0\0\0\x18ftypmif1", "HEIC, which Pillow does not read"),
         ("a.jpg", b"\0\0\0\x18ftypmp42", "no image but a video"),
         ("a.dng", b"?" * 99, "a camera's raw file, which Pillow does not read; convert the files"),
+        ("a.NEF", TIFF, "a camera's raw file, which Pillow does not read; convert the files"),
+        ("a.cr3", b"\0\0\0\x18ftypcrx ", "a camera's raw file"),
+        ("a.svg", b"<svg>", "SVG, which Pillow does not read"),
+        ("a.heic", b"\0\0\0\x18ftypheim", "HEIC, which Pillow does not read"),
+        ("a.fits", b"SIMPLE", "FITS, which Pillow does not read"),
         ("a.png", b"%PDF-1.7", "no image but a PDF document"),
         ("a.png", b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS; `git lfs pull` fetches"),
         ("a.png", b"<!doctype html>", "no image but a page of HTML or XML"),

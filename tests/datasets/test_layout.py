@@ -25,6 +25,9 @@ def placed(*paths: str) -> dict[str, tuple[str, str] | str]:
         (("seg_train", "seg_test"), ("train", "test")),
         (("train2017", "val2017"), ("train", "val")),
         (("Training Data", "Test Data"), ("train", "test")),
+        (("TrainSet", "TestSet"), ("train", "test")),
+        (("trainset", "testimages"), ("train", "test")),
+        (("train", "test1"), ("train", "test")),
     ],
 )
 @pytest.mark.parametrize("around", ["", "photos/", "my photos/2026/"])
@@ -79,9 +82,39 @@ def test_what_is_beside_the_splits_is_left_out() -> None:
     assert placed(*paths) == paths
 
 
+def test_a_name_with_the_word_of_a_split_counts_if_no_folder_has_the_name() -> None:
+    paths = {
+        "train/a/1.png": ("train", "a"),
+        "train_masks/a/1.png": "in train_masks, beside the splits",
+        "test/a/1.png": ("test", "a"),
+        "test_corrupted/a/1.png": "in test_corrupted, beside the splits",
+        "val_split/a/1.png": ("val", "a"),
+    }
+    assert placed(*paths) == paths
+    flat = {f"{name}/1.png": ("all", name) for name in ("positive_test", "negative_test", "dev board", "eval board")}
+    assert placed(*flat) == flat
+    without_classes = {
+        "alphabet_train/alphabet_train/A/1.png": ("train", "A"),
+        "alphabet_train/alphabet_train/B/1.png": ("train", "B"),
+        "alphabet_test/alphabet_test/A_test.png": "in no class folder",
+    }
+    assert placed(*without_classes) == without_classes
+
+
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
+        (
+            ("cat/1.png", "dog/1.png", "test/cat/1.png", "test/dog/1.png"),
+            "test may be a split, or a class beside cat,",
+        ),
+        (("train/a/1.png", "train/b/1.png", "train/val/a/1.png"), "val may be a split, or a class beside a, b, val"),
+        (("train/a/1.png", "Training/a/1.png", "test/a/1.png"), "several folders for one split: Training, train"),
+        (
+            ("cat_train/x/1.png", "dog_train/x/1.png", "cat_test/x/1.png"),
+            "several folders for one split: cat_train,",
+        ),
+        (("images_train/1.png", "images_test/1.png"), "no class folders in images_train"),
         (("train/1.png", "test/1.png"), "no class folders in train; expected train/class/image"),
         (("val/a/1.png", "test/a/1.png"), "found the splits test, val, but no train; expected train/class/image"),
         (("train/a/1.png", "bus/1.png"), "train may be a split, or a class beside bus; expected"),

@@ -1,5 +1,6 @@
 """`make report`, which compares two revisions, and its significance test."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,8 @@ def test_renamed_quantities_are_not_compared() -> None:
     text = significance(revision("f", "t", "age"), revision("f", "t", "years"))
     assert text == "**Not comparable:** this predicts years, `main` age."
     assert "no significant difference" in significance(revision("f", "t", "age"), revision("f", "t", "age"))
+    for sides in ((revision("f", "t"), revision("f", "t", "age")), (revision("f", "t", "age"), revision("f", "t"))):
+        assert re.fullmatch(r"\*\*Not comparable:\*\* this predicts .*, `main` .*\.", significance(*sides))
 
 
 @pytest.mark.parametrize(

@@ -385,6 +385,10 @@ def test_a_training_that_finishes_leaves_the_checkpoint_of_another(
     assert capsys.readouterr().out.startswith("resuming after epoch 2, step 0 of an interrupted run\n")
     assert outputs() == uninterrupted
     assert not checkpoint.STATES.exists()
+    checkpoint.STATES.mkdir()
+    (checkpoint.STATES / ".a.pt.tmp").write_bytes(b"of a killed process")
+    train.main()
+    assert not checkpoint.STATES.exists()
     for seed in range(1, 9):
         choose(seed=seed)
         interrupt_after(1, monkeypatch)

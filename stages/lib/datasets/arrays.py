@@ -121,7 +121,8 @@ def read_targets(raw: Raw, name: str, task: str) -> np.ndarray:
             _refuse_values(raw.root / name, array, wrong, expected)
             if array.dtype.kind != "f":
                 return np.array(array, np.int64)
-            expected += ": save `targets.astype(int)`"
+            if (array == np.floor(array)).all():
+                expected += ": save `targets.astype(int)`"
     raise UserError(f"{raw.root / name}: found {array.dtype} {array.shape}; expected {expected}")
 
 

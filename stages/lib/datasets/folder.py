@@ -38,6 +38,10 @@ def label_by_folder(names: Sequence[str], is_image: Callable[[str], bool]) -> La
     """
     is_image_of = {name: is_image(name) for name in names}
     layout = layout_of(PurePosixPath(name) for name in names if is_image_of[name])
+    if renamed := [
+        f"{'/'.join(way)} is {split}" for way, split in layout.splits.items() if way[-1].casefold() != split
+    ]:
+        print(f"splits: {', '.join(renamed)}")
     images: list[str] = []
     labels: list[str] = []
     parts: list[str] = []

@@ -9,26 +9,24 @@ from pathlib import Path, PurePath
 
 # Pillow's readers that need no other program (EPS starts Ghostscript) and that decode what they recognize.
 FORMATS = "AVIF BMP DCX DDS DIB GIF ICNS ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI SUN TGA TIFF WEBP XBM XPM"
-CAMERA = "a camera's raw file"
+CAMERA = "a camera's raw file"  # often a TIFF whose first page is a preview
+CAMERAS = [".arw", ".cr2", ".cr3", ".crw", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw", ".x3f"]
 OTHER_FORMATS = {
-    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
-    **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), CAMERA),
+    **dict.fromkeys((".heic", ".heics", ".heif", ".hif"), "HEIC"),
+    **dict.fromkeys(CAMERAS, CAMERA),
     **{".jxl": "JPEG XL", ".dcm": "DICOM", ".exr": "OpenEXR", ".svg": "SVG", ".eps": "EPS"},
+    **dict.fromkeys((".fit", ".fits"), "FITS"),
 }
-HEIC = "HEIC, which Pillow does not read; convert the files, for example by `magick mogrify -format png *.heic`"
+HEIC = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevm", b"mif1", b"msf1"))
 TIFF = "a TIFF whose kind of pixels Pillow does not read; save it with 8 or 16 bits, grey or RGB"
-# What is often in files with the name of an image: offset, bytes, what it is.
-CONTENTS = (
-    *((4, b"ftyp" + brand, HEIC) for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")),
-    (4, b"ftyp", "no image but a video"),
-    (0, b"%PDF", "no image but a PDF document"),
-    (0, b"%!PS", "EPS or PostScript, which is not read; save it as PNG"),
-    (0, b"version https://git-lfs", "no image but a pointer of Git LFS; `git lfs pull` fetches the images"),
-    (0, b"PK\3\4", "no image but a zip archive"),
-    (0, b"<", "no image but a page of HTML or XML"),
-    (0, b"II*\0", TIFF),
-    (0, b"MM\0*", TIFF),
-)
+# What is often in files with the name of an image: first bytes, and what it is. The name says more than the last ones.
+CONTENTS = {
+    b"version https://git-lfs": "no image but a pointer of Git LFS; `git lfs pull` fetches the images",
+    b"%PDF": "no image but a PDF document",
+    b"%!PS": "EPS or PostScript, which is not read; save it as PNG",
+    b"PK\3\4": "no image but a zip archive",
+}
+OTHER_CONTENTS = {b"<": "no image but a page of HTML or XML", b"II*\0": TIFF, b"MM\0*": TIFF}
 
 
 @cache
@@ -57,6 +55,9 @@ def is_image(file: Path) -> bool:
     from PIL import Image
 
     try:
+        with file.open("rb") as opened:
+            if opened.read(12)[4:].startswith(HEIC):
+                return True
         # The reader of TGA recognizes nearly everything.
         Image.open(file, formats=[name for name in formats() if name != "TGA"]).close()
     except Exception:  # each of Pillow's readers raises its own
@@ -69,13 +70,30 @@ def kind_of(name: str) -> str:
     return PurePath(name).suffix.lower() or "without extension"
 
 
+def refuse_raw(name: str) -> None:
+    """Refuse a raw file of a camera, of which Pillow would read a preview.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if PurePath(name).suffix.lower() in CAMERAS:
+        raise ValueError(unreadable(b"?", name))
+
+
 def unreadable(content: bytes, name: str) -> str:
     """Return what a file is that none of Pillow's readers recognizes, and what to do."""
     extension = PurePath(name).suffix.lower()
-    for offset, expected, what in CONTENTS:
-        if content[offset:].startswith(expected):
+    for first, what in CONTENTS.items():
+        if content.startswith(first):
             return what
+    if content[4:].startswith(HEIC):
+        extension = ".heic"
     if extension in OTHER_FORMATS:
         what, convert = OTHER_FORMATS[extension], f"magick mogrify -format png *{extension}"
         return f"{what}, which Pillow does not read; convert the files, for example by `{convert}`"
+    for first, what in OTHER_CONTENTS.items():
+        if content.startswith(first):
+            return what
+    if content[4:].startswith(b"ftyp"):
+        return "no image but a video"
     return "no image of a format that Pillow reads" if content else "an empty file"

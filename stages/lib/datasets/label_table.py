@@ -25,7 +25,7 @@ from stages.lib.core import SPLITS
 from stages.lib.core.errors import UserError, reason, some
 from stages.lib.datasets.image_files import LabelledFiles, number_classes, same_text
 from stages.lib.datasets.kind import REGRESSION
-from stages.lib.datasets.layout import split_of
+from stages.lib.datasets.layout import SPLIT_NAMES
 from stages.lib.datasets.raw import Raw
 
 SUFFIXES = (".csv", ".parquet")
@@ -182,7 +182,7 @@ def official_parts(name: str, table: pd.DataFrame) -> list[str]:
         UserError: a row has something else than a split, no row has train, or a group is in two splits.
     """
     given = table["split"].fillna("")
-    parts = given.map({each: split_of(each) for each in given.unique()})
+    parts = given.map({each: SPLIT_NAMES.get(each.strip().casefold()) for each in given.unique()})
     refuse_rows(name, parts.isna(), lambda row: f"has the split `{given[row]}`; expected {', '.join(SPLITS)}")
     if not (parts == "train").any():
         raise UserError(f"{name}: no row has the split `train`, so there is nothing to learn from")

@@ -51,44 +51,59 @@ def layout_of(images: Iterable[PurePosixPath]) -> Layout:
     folders = {path.parts[:-1] for path in images if len(path.parts) > 1}
     top = _around(folders)
     folders = {each[len(top) :] for each in folders if len(each) > len(top)}
-    names = sorted({each[0] for each in folders})
-    split_by_name = {name: split for name in names if (split := split_of(name))}
-    others = [name for name in names if name not in split_by_name]
-    splits = set(split_by_name.values())
-    train = [name for name, split in split_by_name.items() if split == "train"]
-    exact = {split for name, split in split_by_name.items() if name.casefold() in SPLIT_NAMES}
+    inside: dict[str, set[str]] = {each[0]: set() for each in folders}  # folder -> the folders in it
+    for each in folders:
+        inside[each[0]].update(each[1:2])
+    names = sorted(inside)
 
-    if any(len(each) > 1 for each in folders if each[0] in train) and (len(splits) > 1 or "train" in exact):
-        if len(splits) == 1 and others:
+    # A name that merely has the word in it counts if no folder has the name itself: train beside train_masks.
+    exact = {name: SPLIT_NAMES[name.casefold()] for name in names if name.casefold() in SPLIT_NAMES}
+    by_word = {name: split for name in names if (split := split_of(name)) and split not in exact.values()}
+    splits = exact | by_word
+    others = [name for name in names if name not in splits]
+    train = [name for name, split in splits.items() if split == "train"]
+    twice = [name for name, split in splits.items() if list(splits.values()).count(split) > 1]
+    several = len(set(splits.values())) > 1
+
+    if any(inside[name] for name in train) and (several or "train" in exact.values()):
+        if twice:
+            raise UserError(f"found several folders for one split: {some(twice)}; expected one for each")
+        if not several and others:
             raise UserError(
                 f"{train[0]} may be a split, or a class beside {some(others)}; expected train and val or test, or "
                 "classes alone: rename it, or move the others out of the source"
             )
-        return Layout(top, _split_folders(folders, split_by_name))
-    if len(names) > 1 and not others and not train:
-        raise UserError(f"found the splits {some(names)}, but no train; expected train/class/image")
-    if {"train"} < exact or ({"train"} < splits and not others):
+        return Layout(top, _split_folders(folders, splits))
+    if several and train and not twice and ({"train"} < set(exact.values()) or not others):
         raise UserError(f"no class folders in {some(train)}; expected train/class/image")
+    if len(exact) > 1 and not others and not train:
+        raise UserError(f"found the splits {some(names)}, but no train; expected train/class/image")
     for name in names:  # each of them is a class
-        inside = {each[1] for each in folders if each[0] == name and len(each) > 1 and split_of(each[1])}
-        if {"train"} < {split_of(each) for each in inside}:
-            raise UserError(f"splits in the folder {name}: {some(sorted(inside))}; expected train/{name}/image")
+        if name in exact and inside[name] & set(names):
+            raise UserError(f"{name} may be a split, or a class beside {some(names)}; expected train/class/image")
+        if {"train"} < {split_of(each) for each in inside[name]} - {None}:
+            raise UserError(f"splits in the folder {name}: {some(sorted(inside[name]))}; expected train/{name}/image")
     return Layout(top, {})
 
 
-def _split_folders(folders: set[Folders], split_by_name: Mapping[str, str]) -> dict[Folders, str]:
+def _split_folders(folders: set[Folders], splits: Mapping[str, str]) -> dict[Folders, str]:
     """Return the folders that hold the classes of each split: (train,), or (seg_train, seg_train)."""
-    splits = {}
-    for name, split in split_by_name.items():
-        around = _around({each[1:] for each in folders if each[0] == name})
-        repeated = around and all(split_of(each) == split for each in around)
-        splits[(name, *around) if repeated else (name,)] = split
-    return splits
+    ways = {}
+    for name, split in splits.items():
+        way: Folders = (name,)
+        while len(below := {each[len(way)] for each in folders if each[: len(way)] == way and each != way}) == 1:
+            if split_of(only := below.pop()) != split:
+                break
+            way += (only,)
+        ways[way] = split
+    return ways
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a folder's name stands for, by itself or by one of its words, or None."""
-    splits = {SPLIT_NAMES[word] for word in re.findall("[a-z]+", name.casefold()) if word in SPLIT_NAMES}
+    """Return the split that a folder's name stands for, by one of its words, or None: seg_train, TestSet, train2017."""
+    words = re.findall("[a-z]+", re.sub("([a-z])([A-Z])", r"\1 \2", name).casefold())
+    words = [re.sub("(?<=.)(set|data|images)$", "", word) for word in words]
+    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
     return splits.pop() if len(splits) == 1 else None
 
 

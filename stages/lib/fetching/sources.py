@@ -29,7 +29,7 @@ def bring(source: str, folder: Path) -> OriginalFiles:
     """
     path = Path(source)
     if path.is_dir():
-        names = files_below(path)
+        names = files_below(path, source)
         if not names:
             raise UserError(f"{path}: found no files, expected images; params.yaml's `source` names where they are")
         if sum((path / name).stat().st_size for name in names) > LARGE:
@@ -48,24 +48,30 @@ def bring(source: str, folder: Path) -> OriginalFiles:
             f"{path}: found {what}, expected a folder, or an archive ({', '.join(ARCHIVES)}); "
             "params.yaml's `source` names it"
         )
-    return OriginalFiles(files_below(folder), folder, FILES)
+    return OriginalFiles(files_below(folder, source), folder, FILES)
 
 
-def files_below(root: Path) -> list[str]:
+def files_below(root: Path, source: str) -> list[str]:
     """Return the paths of all files below a folder, with slashes, sorted; without hidden files and clutter.
+
+    Args:
+        root: the folder.
+        source: what it is to the user: the folder itself, or an archive that was unpacked into it.
 
     Raises:
         UserError: a folder in it is empty, or is a link: DVC follows none, so changes would go unnoticed.
     """
     names: list[str] = []
     for folder, subfolders, files in visible(root):
-        for path in (folder / name for name in subfolders):
-            if path.is_symlink():
+        shown = Path(source) / folder.relative_to(root)
+        for name in subfolders:
+            if (folder / name).is_symlink():
                 raise UserError(
-                    f"{path}: a link to a folder, where DVC would notice no change; put the folder itself in its place"
+                    f"{shown / name}: a link to a folder, where DVC would notice no change; put the folder itself in "
+                    "its place"
                 )
         if not subfolders and not files and folder != root:
-            raise UserError(f"{folder}: an empty folder; put images into it, or remove it")
+            raise UserError(f"{shown}: an empty folder, or only hidden files; put images into it, or remove it")
         names += [(folder / name).relative_to(root).as_posix() for name in files]
     return sorted(names)
 

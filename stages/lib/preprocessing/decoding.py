@@ -21,6 +21,7 @@ from stages.lib.preprocessing.geometry import fit
 from stages.lib.preprocessing.pillow_image import WHITE, open_image
 
 FEW = 64  # images; fewer are decoded in this process
+HALF = 128  # of 256 levels
 CHUNK = 16  # images that a worker process takes at a time
 
 T = TypeVar("T")
@@ -57,7 +58,8 @@ class Decoded(Generic[T]):
     unreadable: dict[int, str] = field(default_factory=dict)  # row -> reason; its pixels are 0
     notes: dict[int, T] = field(default_factory=dict)  # row -> what `prepare` returned
     pages: dict[int, int] = field(default_factory=dict)  # row -> number of pages, if there are several
-    brightest: int | None = None  # the largest value of all files of 16 bits; None if there are none
+    brightest: int | None = None  # the largest value of all grey files of 16 bits; None if there are none
+    brightest_colour: int | None = None  # the largest of 256 levels of all files of 16 bits in colour
 
     def remarks(self, names: Sequence[str], white: int) -> list[str]:
         """Return lines about what the pixels do not show: pages that are not used, and bits that are not."""
@@ -74,6 +76,11 @@ class Decoded(Generic[T]):
                 f"dark: the images of 16 bits reach {self.brightest:,} of {white:,}, which leaves "
                 f"{round(self.brightest * 255 / white) + 1} of 256 grey levels; if their white is {(1 << bits) - 1:,} "
                 f"({bits} bits), set max_pixel_value to that"
+            )
+        if self.brightest_colour is not None and self.brightest_colour < HALF:
+            lines.append(
+                f"dark: the images of 16 bits in colour use {self.brightest_colour + 1} of 256 levels; save them "
+                "scaled to 8 bits"
             )
         return lines
 
@@ -131,6 +138,8 @@ def prepare_all(
                 decoded.pages[row] = result.pages
             if result.brightest is not None:
                 decoded.brightest = max(result.brightest, decoded.brightest or 0)
+            if result.brightest_colour is not None:
+                decoded.brightest_colour = max(result.brightest_colour, decoded.brightest_colour or 0)
     except BrokenProcessPool as error:
         raise UserError("a process that decodes images was killed, perhaps out of memory; run it again") from error
     finally:
@@ -145,6 +154,7 @@ class Prepared(NamedTuple, Generic[T]):
 
     grey: bool
     brightest: int | None
+    brightest_colour: int | None
     pages: int
     note: T | None
 
@@ -167,7 +177,7 @@ def _prepare_one(
     with with_file_name(path), path.open("r+b") as file:
         file.seek(row * pixels.nbytes)
         file.write(pixels.tobytes())
-    return Prepared(picture.grey, picture.brightest, picture.pages, note)
+    return Prepared(picture.grey, picture.brightest, picture.brightest_colour, picture.pages, note)
 
 
 def _fit(pixels: np.ndarray, size: int) -> tuple[np.ndarray, None]:

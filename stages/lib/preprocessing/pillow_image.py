@@ -29,7 +29,8 @@ class Picture(NamedTuple):
 
     pixels: np.ndarray  # (3, H, W) uint8
     grey: bool  # whether the file is grey; the three channels are then equal
-    brightest: int | None  # the largest value in a file of 16 bits, in colour to the next 256; None: it has others
+    brightest: int | None  # the largest value in a grey file of 16 bits; None: it is another
+    brightest_colour: int | None  # the largest of 256 levels in a file of 16 bits in colour; None: it is another
     pages: int  # in the file; this is the first
 
 
@@ -46,18 +47,21 @@ def open_image(content: bytes, name: str = "", *, white: int = WHITE) -> Picture
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # about odd metadata
+            image_names.refuse_raw(name)
             image: Image.Image = Image.open(io.BytesIO(content), formats=image_names.formats())
             check_size(*image.size)
-            pages = getattr(image, "n_frames", 1) if image.format in SEVERAL_PAGES else 1
+            pages = count_pages(image)
+            if not pages:
+                pages, image = 1, Image.open(io.BytesIO(content), formats=image_names.formats())
             grey = image.mode in ("1", "I", "L", "LA") or image.mode.startswith("I;16")
             stored = str(image.tile)  # type: ignore[attr-defined]  # how; forgotten once the pixels are loaded
             ImageOps.exif_transpose(image, in_place=True)
-            image, brightest = in_eight_bits(image, stored, white)
+            image, brightest, brightest_colour = in_eight_bits(image, stored, white)
             if image.has_transparency_data:
                 background = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(background, image.convert("RGBA"))
             image = image if image.mode == "RGB" else image.convert("RGB")
-            return Picture(np.array(image).transpose(2, 0, 1), grey, brightest, pages)
+            return Picture(np.array(image).transpose(2, 0, 1), grey, brightest, brightest_colour, pages)
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:  # of more than twice the limit
@@ -81,11 +85,19 @@ def check_size(width: int, height: int) -> None:
         raise ValueError(f"{size}: one side more than {MOST_ELONGATED} times the other; cut it into pieces")
 
 
-def in_eight_bits(image: Image.Image, stored: str, white: int) -> tuple[Image.Image, int | None]:
+def count_pages(image: Image.Image) -> int:
+    """Return the number of pages; 0 if those after the first are damaged, and the image has to be opened again."""
+    try:
+        return getattr(image, "n_frames", 1) if image.format in SEVERAL_PAGES else 1
+    except Exception:  # each of Pillow's readers raises its own
+        return 0
+
+
+def in_eight_bits(image: Image.Image, stored: str, white: int) -> tuple[Image.Image, int | None, int | None]:
     """Scale pixels of 16 bits to 8; other images stay as they are.
 
     Returns:
-        The image, and its `Picture.brightest`.
+        The image, and its `brightest` and `brightest_colour` in a `Picture`.
 
     Raises:
         ValueError: the range of the values is unknown, or other than `white` says.
@@ -97,9 +109,9 @@ def in_eight_bits(image: Image.Image, stored: str, white: int) -> tuple[Image.Im
             raise ValueError(f"a pixel has the value {brightest}, above max_pixel_value, which is {white}")
         if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # type: ignore[attr-defined]
             values = white - values  # Pillow inverts 8 bits alone
-        return Image.fromarray(np.rint(values * 255 / white).astype(np.uint8)), brightest
+        return Image.fromarray(np.rint(values * 255 / white).astype(np.uint8)), brightest, None
     if image.mode == "I" and image.format == "PPM":  # the file gives its white, and Pillow scales it to 16 bits
-        return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8)), None
+        return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8)), None, None
     if image.mode in ("I", "F"):
         lowest, highest = image.getextrema()
         raise ValueError(
@@ -107,7 +119,7 @@ def in_eight_bits(image: Image.Image, stored: str, white: int) -> tuple[Image.Im
             "with 8 bits, or with 16 without a sign"
         )
     if not re.search(COLOUR_OF_16_BITS, stored):
-        return image, None
+        return image, None, None
     if white != WHITE:
         raise ValueError(f"colour of 16 bits, for which max_pixel_value {white} is not supported; save it with 8 bits")
-    return image, np.asarray(image).max().item() * 256 + 255  # Pillow reads the upper 8 bits
+    return image, None, int(np.asarray(image.convert("RGB")).max())  # Pillow reads the upper 8 bits

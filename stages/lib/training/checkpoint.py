@@ -128,6 +128,8 @@ def finish(key: str, progress: Progress) -> None:
     newest_first = sorted(STATES.glob("*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for old in newest_first[KEPT:]:
         old.unlink()
+    for unfinished in STATES.glob(".*.tmp"):  # of a training that was killed while it saved
+        unfinished.unlink()
     if not newest_first:
         STATES.rmdir()
 
