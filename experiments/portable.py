@@ -19,7 +19,9 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +62,15 @@ class Surroundings:
 def main() -> None:
     started, surroundings = time.monotonic(), list(all_surroundings())
     files = differing = 0
-    with tempfile.TemporaryDirectory() as folder:
+    # As many at a time as there are processors: most of them use one.
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         commit = Path(folder) / "commit"
         output("git", "clone", "--quiet", "--shared", ".", str(commit))
         for pipeline, parameters in PIPELINES.items():
+            folders = [Path(folder) / f"{pipeline} {number}" for number in range(len(surroundings))]
+            results = pool.map(run_in, surroundings, repeat(parameters), repeat(commit), folders)
             expected: dict[str, bytes] = {}
-            for number, each in enumerate(surroundings):
-                artifacts = run_in(each, parameters, commit, Path(folder) / f"{pipeline} {number}")
+            for each, artifacts in zip(surroundings, results, strict=True):
                 expected = expected or artifacts
                 different = compare(expected, artifacts)
                 files += len(artifacts)
