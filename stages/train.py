@@ -439,9 +439,7 @@ def validate(
             loss = losses.of_rows_that_count(loss_function, weight)(outputs.to(dtype), of_loss)
         loss_sum += float(loss) * weight
         denominator += weight
-        score_sums = score_sums + tasks.sums(
-            outputs, val.targets[rows].double() if targets.is_floating_point() else targets
-        )
+        score_sums = score_sums + tasks.sums(outputs, targets.double() if targets.is_floating_point() else targets)
     mean_loss = loss_sum / denominator if denominator else 0.0  # only rank 0 has the outputs
     return group.broadcast((mean_loss, tasks.score(score_sums, val.targets)))
 

@@ -130,12 +130,12 @@ class Group:
         text, tensors = pack(value) if self.rank == 0 else ("", [])
         length = torch.tensor(len(text.encode()), device=self.device)
         torch.distributed.broadcast(length, 0)
-        letters = torch.empty(int(length), dtype=torch.uint8)
+        encoded = torch.empty(int(length), dtype=torch.uint8)
         if self.rank == 0:
-            letters = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-        letters = letters.to(self.device)
-        torch.distributed.broadcast(letters, 0)
-        text = bytes(letters.tolist()).decode()
+            encoded = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        encoded = encoded.to(self.device)
+        torch.distributed.broadcast(encoded, 0)
+        text = bytes(encoded.tolist()).decode()
         received = []
         for tensor in tensors if self.rank == 0 else empty_tensors(text):
             sent = tensor.to(self.device).contiguous()

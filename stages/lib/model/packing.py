@@ -33,16 +33,16 @@ def pack(value: Any) -> tuple[str, list[Tensor]]:
 
 def empty_tensors(text: str) -> list[Tensor]:
     """Return uninitialized tensors of the types and shapes that a packed value describes, to receive them."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
 
     def collect(part: dict[str, Any]) -> dict[str, Any]:
         if "tensor" in part:
             dtype, shape = part["tensor"]
-            found.append(torch.empty(shape, dtype=getattr(torch, dtype)))
+            tensors.append(torch.empty(shape, dtype=getattr(torch, dtype)))
         return part
 
     json.loads(text, object_hook=collect)
-    return found
+    return tensors
 
 
 def unpack(text: str, tensors: list[Tensor]) -> Any:
