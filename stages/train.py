@@ -4,7 +4,7 @@
 
 In:  the training and validation tensors; the test split is never opened.
 Out: models/model.safetensors and models/model.json, the weights of the epoch with the lowest val loss and their
-     description; reports/train.csv, a row per epoch; reports/train.json, a summary.
+     description; reports/train.csv, a row per epoch, written again after each one; reports/train.json, a summary.
 A checkpoint is saved after every epoch, every minute, and when SIGINT or SIGTERM ends the training. The next run
 resumes from it and ends with the same bits as an uninterrupted run.
 """
@@ -35,7 +35,7 @@ from stages.lib.model import compute, distributed, model_file, networks, tasks, 
 from stages.lib.model.distributed import SINGLE, Group
 from stages.lib.model.dropout import draw_by_rows
 from stages.lib.model.inference import outputs_of
-from stages.lib.training import augmentation, checkpoint, losses, optimizers, pretrained
+from stages.lib.training import augmentation, averaging, checkpoint, losses, optimizers, pretrained
 from stages.lib.training.batches import ShuffledBatches, derived_seed, loader
 from stages.lib.training.schedules import SCHEDULES, learning_rate
 
@@ -137,6 +137,12 @@ class Parameters(StageParameters):
     clip_norm: float | None = Field(
         default=None, gt=0, description="largest L2 norm of a step's gradient; null: no limit"
     )
+    averaging: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="decay, per step, of a moving average of the weights, which val then measures; null: no average",
+    )
     seed: int = Field(
         default=0, ge=0, lt=2**32, description="seed of initial weights, shuffling, dropout and augmentation"
     )
@@ -223,6 +229,10 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
         arguments=parameters.optimizer_args,
         arithmetic=parameters.arithmetic,
     )
+    measured = network  # by val, and kept if it is the best
+    if parameters.averaging is not None:
+        measured = copy.deepcopy(network)
+        update_average = averaging.updater(measured, network, parameters.averaging)
     rate_at = partial(
         learning_rate,
         schedule=parameters.schedule,
@@ -234,12 +244,13 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
     # --- Resume from a checkpoint of exactly this training, if there is one ---
     inputs = [train.sha256, val.sha256, data.model_dump(mode="json")]
     key = checkpoint.key(parameters.model_dump(), inputs, device)
-    progress = checkpoint.resume(key, network, optimizer) if group.rank == 0 else checkpoint.Progress()
+    parts: checkpoint.Parts = {"network": network, "optimizer": optimizer, "average": measured}
+    progress = checkpoint.resume(key, parts) if group.rank == 0 else checkpoint.Progress()
     fields, optimizer_state = group.broadcast((vars(progress), optimizer.state_dict()))
     if group.rank:
         progress = checkpoint.Progress(**fields)
         optimizer.load_state_dict(optimizer_state)
-    group.broadcast_weights(network)
+    group.broadcast_weights(network, measured)
     if progress.epochs or progress.step:
         print(f"resuming after epoch {progress.epochs}, step {progress.step} of an interrupted run", flush=True)
     else:
@@ -253,16 +264,18 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
 
     def save() -> None:
         if group.rank == 0:
-            checkpoint.save(key, progress, network, optimizer)
+            checkpoint.save(key, progress, parts)
 
     # --- The training loop ---
     score_name = tasks.score_name(data)
+    images_done = progress.epochs * len(train) + progress.step * parameters.batch_size
+    bar = progress_bar(images_done, parameters.epochs * len(train), group)
     try:
         while progress.epochs < parameters.epochs and not progress.out_of_patience(parameters.patience):
             epoch, saved_at = progress.epochs + 1, time.monotonic()
             order.begin(progress.epochs, progress.step)
             network.train()
-            bar = progress_bar(f"epoch {epoch}", progress.step, len(order), group)
+            bar.set_description(f"epoch {epoch}/{parameters.epochs}", refresh=False)
             for images, targets in batches:
                 # All randomness of a step follows from the seed and the number of the step.
                 step = progress.epochs * len(order) + progress.step
@@ -304,6 +317,8 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
                             parameters.clip_norm,
                             functions,
                         )
+                        if parameters.averaging is not None:
+                            update_average(step + 1)
                     guard = nullcontext()
                     score = tasks.score_sum(outputs, targets[mine], group)
                     if not portable:
@@ -319,13 +334,12 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
                     saved_at = time.monotonic()
                 if not bar.disable:  # formatting a number takes as long as a small layer
                     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                    bar.update()
-            bar.close()
+                    bar.update(rows)
 
             # --- Validate ---
             if not portable:  # each rank normalized by the statistics of its own rows; rank 0 keeps the weights
-                group.broadcast_weights(network)
-            val_loss, val_score = validate(network, loss_function, val, device, group, parameters.arithmetic)
+                group.broadcast_weights(network, measured)
+            val_loss, val_score = validate(measured, loss_function, val, device, group, parameters.arithmetic)
             rate = rate_at(epoch * len(order) - 1)
             require_finite(val_loss, "val loss", f"after epoch {epoch}", rate)
 
@@ -339,8 +353,11 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
                 "lr": rate,
             }
             with defer_signals():
-                progress.finish_epoch(row, network)
+                progress.finish_epoch(row, measured)
             save()
+            if group.rank == 0:
+                write_curves(progress)
+            bar.clear()
             print(
                 f"epoch {epoch:>3}/{parameters.epochs}: "
                 f"train loss {row['train_loss']:.4f}, {score_name} {row['train_score']:.4f}; "
@@ -350,6 +367,8 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
     except SystemExit:  # SIGINT or SIGTERM; never within a step
         save()
         raise
+    finally:
+        bar.close()
     if progress.epochs < parameters.epochs:
         print(f"stopped early: no lower val loss for {parameters.patience} epoch(s)")
     if group.rank:
@@ -361,7 +380,7 @@ def train(parameters: Parameters, device: torch.device, group: Group) -> None:
         recorded["weights"] = {"sha256": parameters.weights["sha256"]}  # the path is specific to this machine
     image_counts = {"train": len(train), "val": len(val)}
     model_file.save(model_file.MODEL, progress.best_weights, architecture, data, image_counts, recorded)
-    write_table(CURVES, {name: [row[name] for row in progress.rows] for name in progress.rows[0]})
+    write_curves(progress)
     best = {name.replace("score", score_name): value for name, value in progress.best.items() if name != "lr"}
     summary = {
         "weights": sum(weight.numel() for weight in network.parameters()),
@@ -444,14 +463,19 @@ def validate(
     return group.broadcast((mean_loss, tasks.score(score_sums, val.targets)))
 
 
-def progress_bar(name: str, done: int, steps: int, group: Group) -> "tqdm[NoReturn]":
-    """Show the steps of an epoch on a terminal, on rank 0."""
+def write_curves(progress: checkpoint.Progress) -> None:
+    """Write a row for each finished epoch, so that plots show the curves of a training that is still running."""
+    write_table(CURVES, {name: [row[name] for row in progress.rows] for name in progress.rows[0]})
+
+
+def progress_bar(done: int, total: int, group: Group) -> "tqdm[NoReturn]":
+    """Show the images of the whole training on a terminal, with images per second and time left, on rank 0."""
     with defer_signals():  # a signal in the constructor of tqdm prints a traceback
         return tqdm(
-            desc=name,
             initial=done,
-            total=steps,
-            unit=" steps",
+            total=total,
+            unit=" images",
+            unit_scale=True,
             leave=False,
             disable=True if group.rank else None,  # None: unless stderr is a terminal
         )

@@ -220,7 +220,7 @@ def read_state() -> Any:
     network = model_file.build(ARCHITECTURE, DESCRIPTION)
     optimizer = torch.optim.Adam(network.parameters())
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        progress = checkpoint.resume("state", network, optimizer)
+        progress = checkpoint.resume("state", {"network": network, "optimizer": optimizer})
     if "damaged" in printed.getvalue():
         raise UserError(printed.getvalue())
     return [progress.rows, progress.step, {name: value.tolist() for name, value in network.state_dict().items()}]
@@ -234,7 +234,7 @@ def read_parameters() -> Any:
 def parameters_truth(content: bytes) -> Any:
     """Parse the file as DVC does: the stage has to train with the numbers that DVC records."""
     values = parse_yaml(content.decode(), "params.yaml")
-    for key in ("val_fraction", "test_fraction", "dropout", "lr", "weight_decay", "momentum", "warmup", "clip_norm"):
+    for key in ("val_fraction", "test_fraction", "dropout", "lr", "weight_decay", "momentum", "warmup", "clip_norm", "averaging"):
         values[key] = None if values[key] is None else float(values[key])  # integers are accepted as well
     for key, neutral in (("augmentation", 0), ("loss_args", None), ("optimizer_args", None)):
         values[key] = {option: value for option, value in values[key].items() if value != neutral}
@@ -378,7 +378,7 @@ def make() -> Iterator[Format]:
 
     progress = checkpoint.Progress(step=3)
     progress.finish_epoch({"epoch": 1, "val_loss": 0.5}, network)
-    checkpoint.save("state", progress, network, torch.optim.Adam(network.parameters()))
+    checkpoint.save("state", progress, {"network": network, "optimizer": torch.optim.Adam(network.parameters())})
     state = checkpoint.STATES / "state.pt"
     yield Format("checkpoint", str(state), state.read_bytes(), read_state, unchanged(read_state))
 

@@ -19,6 +19,7 @@ from tests.conftest import ROOT, Count, Project
 from tests.stages.test_train import TINY, choose, make_data, outputs
 
 EVERYTHING: dict[str, Any] = {  # every source of random numbers, a small last batch, and a sum of each kind
+    "averaging": 0.9,
     "batch_size": 33,
     "clip_norm": 1.0,
     "loss_args": {"weight": "balanced", "label_smoothing": 0.1},

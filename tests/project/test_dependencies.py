@@ -52,6 +52,7 @@ CHANGED = {
     "epochs": 3,
     "patience": 1,
     "clip_norm": 2.0,
+    "averaging": 0.9,
     "seed": 4,
     "arithmetic": "native",
     "precision": "bfloat16",

@@ -117,10 +117,10 @@ class Group:
         if self.size > 1 and os.getppid() != self.launcher_pid:
             raise UserError("the launcher of this process is gone; start it again to resume from the last checkpoint")
 
-    def broadcast_weights(self, network: nn.Module) -> None:
+    def broadcast_weights(self, *networks: nn.Module) -> None:
         """Give every rank the weights and buffers that rank 0 has."""
         if self.size > 1:
-            for value in network.state_dict().values():
+            for value in (value for network in dict.fromkeys(networks) for value in network.state_dict().values()):
                 torch.distributed.broadcast(value, 0)
 
     def broadcast(self, value: T) -> T:

@@ -30,6 +30,7 @@ from stages.lib.core.files import STATE, replacing, sha256_of
 from stages.lib.model import compute
 
 STATES = STATE / "train"
+Parts = Mapping[str, nn.Module | torch.optim.Optimizer]  # by name: network, optimizer, average of the weights
 KEPT = 5  # checkpoints of other trainings and this one, once it is finished
 DVC_LOCK = Path("dvc.lock")
 
@@ -92,13 +93,13 @@ def key(parameters: Mapping[str, Any], inputs: Sequence[object], device: torch.d
     return digest.hexdigest()[:32]
 
 
-def save(key: str, progress: Progress, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def save(key: str, progress: Progress, parts: Parts) -> None:
     """Write the state after the last step, replacing the previous checkpoint."""
-    _write(key, vars(progress) | {"network": network.state_dict(), "optimizer": optimizer.state_dict()})
+    _write(key, vars(progress) | {"parts": {name: part.state_dict() for name, part in parts.items()}})
 
 
-def resume(key: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Load the checkpoint into network and optimizer, if there is a valid one, and return its progress."""
+def resume(key: str, parts: Parts) -> Progress:
+    """Load the checkpoint into the parts of the training, if there is a valid one, and return its progress."""
     path = STATES / f"{key}.pt"
     if not path.exists():
         return Progress()
@@ -108,9 +109,10 @@ def resume(key: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Pr
         print(f"{path}: damaged; starting from the beginning")
         return Progress()
     state = torch.load(content, map_location="cpu", weights_only=True)
-    if "network" in state:
-        network.load_state_dict(state.pop("network"))
-        optimizer.load_state_dict(state.pop("optimizer"))
+    if "parts" in state:
+        saved = state.pop("parts")
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
     elif DVC_LOCK.exists() and DVC_LOCK.stat().st_mtime_ns > path.stat().st_mtime_ns:
         return Progress()  # finished and recorded: running it again means training again
     return Progress(**state)
