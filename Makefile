@@ -1,6 +1,7 @@
 # The commands of this project. Each installs .venv first if it is missing or older than requirements.lock.
 #
 #   make repro    run the stages that have changed, up to reports/metrics.json
+#   make run      run an experiment with the parameters of a preset, PRESET=accurate; they are in experiments/presets.yaml
 #   make predict  predict IMAGES=file or folder; INVERT=each inverts every image that is dark on light where training
 #                 images are light on dark (or opposite), INVERT=never none; PLACE=yes crops, scales and centres drawings
 #   make card     write the model card: reports/model_card.md
@@ -12,7 +13,8 @@
 #   make report   compare the results with BASE=main: report.md
 #   make verify   check whether a run from nothing, in a clone, gives the results of the last commit
 #   make portable  prove that portable arithmetic gives the same bits in many surroundings (an hour with emulators)
-#   make sweep    run a grid of experiments, NAME=learning-rate; PART=1/2 runs half of it, JOBS=2 two at a time
+#   make sweep    run a grid of experiments, NAME=learning-rate; PART=1/2 runs half of it, JOBS=2 two at a time,
+#                 PRESET=cnn starts from a preset
 #   make table    list the experiments of this commit with their scores, best first
 #   make bench    measure run times against other tools and lower bounds: benchmarks/results.md (15 minutes)
 #   make scale    measure the stages with up to 7 million images: benchmarks/scale.md (5 minutes, 20 GB of disk)
@@ -26,6 +28,7 @@ PYTHON ?= python3
 BASE ?=
 NAME ?= learning-rate
 PART ?= 1/1
+PRESET ?=
 JOBS ?= 1
 IMAGES ?=
 INVERT ?= auto
@@ -35,6 +38,7 @@ override export BASE := $(value BASE)
 override export NAME := $(value NAME)
 override export PART := $(value PART)
 override export JOBS := $(value JOBS)
+override export PRESET := $(value PRESET)
 override export IMAGES := $(value IMAGES)
 override export INVERT := $(value INVERT)
 BIN := .venv/bin
@@ -44,10 +48,13 @@ RUNTIME := demo/node_modules/.package-lock.json
 # DVC runs each stage as `python -m stages.NAME`, which has to be the Python in .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro predict card export demo test torture plots report verify portable sweep table bench scale check schema docs lock help
+.PHONY: repro run predict card export demo test torture plots report verify portable sweep table bench scale check schema docs lock help
 
 repro: $(INSTALLED)
 	@$(BIN)/dvc repro
+
+run: $(INSTALLED)
+	@$(BIN)/python -m experiments.presets -- "$$PRESET"
 
 predict: $(INSTALLED)
 	@$(BIN)/python -m commands.predict --invert "$$INVERT" $(if $(filter-out no 0 false,$(PLACE)),--place) -- "$$IMAGES"
@@ -81,7 +88,7 @@ portable: $(INSTALLED)
 	@$(BIN)/python -m experiments.portable
 
 sweep: $(INSTALLED)
-	@$(BIN)/python -m experiments.sweep --part="$$PART" --jobs="$$JOBS" -- "$$NAME"
+	@$(BIN)/python -m experiments.sweep --part="$$PART" --jobs="$$JOBS" --preset="$$PRESET" -- "$$NAME"
 
 table: $(INSTALLED)
 	@$(BIN)/python -m experiments.table

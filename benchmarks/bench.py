@@ -2,56 +2,32 @@
 
     make bench          (python -m benchmarks.bench)          needs MNIST in DATASET_MIRROR or from the network
 
-Out: benchmarks/results.md and benchmarks/results.svg. What is compared runs alternately. The table has medians of
-ROUNDS or more. Seconds depend on the machine, ratios less so.
+Out: results.md, results.svg and presets.json in benchmarks/. What is compared runs alternately. The table has medians
+of ROUNDS or more. Seconds depend on the machine, ratios less so.
 """
 
 from stages.lib.core.process import run
 
-import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from contextlib import chdir
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import yaml
 from tqdm import tqdm
 
 from benchmarks import steps
-from benchmarks.picture import svg_chart
-from benchmarks.timing import Timing, seconds_of, time_alternately, wait_until_idle
+from benchmarks.presets import presets
+from benchmarks.project import EPOCHS, HERE, prepare, restore, set_parameters, tutorial
+from benchmarks.table import ROUNDS, Row, as_text, draw, line, page, ratio_row
+from benchmarks.timing import seconds_of, time_alternately, wait_until_idle
+from experiments.presets import overrides, read_preset
 from stages.lib.core.files import write_text
-from stages.lib.model import tensors
-
-HERE = Path(__file__).parent
-ROUNDS = 5
-EPOCHS = 10  # of the tutorial
-ARCHIVES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-SEEDS = 5
-SEEDS_OF_CNN = 2
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table."""
-
-    name: str
-    ours: str
-    against: str
-    ratio: float
-    goal: str
-    reached: bool
 
 
 def main() -> None:
@@ -61,50 +37,32 @@ def main() -> None:
         rows: list[Row] = []
         parts = [
             *(edit_to_metrics, overhead, training_step, portable_arithmetic),
-            *(loading, preprocessing, evaluation, accuracy),
+            *(loading, preprocessing, evaluation, presets),
         ]
         for part in tqdm(parts, desc="make bench", unit=" parts"):
             new_rows = part(project)
             tqdm.write("\n".join(map(line, new_rows)))
             rows += new_rows
     write_text(HERE / "results.md", page(rows))
-    draw(rows)
+    draw(rows, HERE / "results.svg")
     print(page(rows), end="")
-
-
-def prepare(project: Path) -> Path:
-    """Clone this project and run it on the whole of MNIST; put the files for torchvision next to it."""
-    subprocess.run(["git", "clone", "--quiet", HERE.parent, project], check=True)
-    for name in ("user.name", "user.email"):
-        subprocess.run(["git", "config", name, "bench"], cwd=project, check=True)
-    set_parameters(project, {"dataset": "mnist"})
-    seconds_of("dvc", "repro", folder=project)
-    seconds_of("git", "commit", "--quiet", "--all", "--message", "MNIST", folder=project)
-    raw = project.parent / "MNIST/raw"
-    raw.mkdir(parents=True)
-    for name in ARCHIVES:
-        shutil.copyfile(project / "data/raw/dataset/files" / name, raw / name)
-        seconds_of("gunzip", "--keep", name, folder=raw)
-    return project
 
 
 def edit_to_metrics(project: Path) -> list[Row]:
     """Compare `dvc exp run` after an edited parameter with the tutorial's loop."""
-    presets = yaml.safe_load((HERE / "presets.yaml").read_text())
+    recommended = read_preset("recommended")
     numbers = iter(range(1000))
 
-    def edited(**parameters: Any) -> float:
+    def edited(parameters: dict[str, Any]) -> float:
         restore(project)  # the experiment before left its parameters in the working tree
-        lr = parameters.pop("lr", 0.001) * (1 + next(numbers) / 1000)  # a new value, not in the cache
-        settings = [f"{key}={json.dumps(value)}" for key, value in {"lr": lr, **parameters}.items()]
-        options = [part for setting in settings for part in ("-S", setting)]
-        return seconds_of("dvc", "exp", "run", *options, folder=project)
+        lr = parameters.get("lr", 0.001) * (1 + next(numbers) / 1000)  # a new value, not in the cache
+        return seconds_of("dvc", "exp", "run", *overrides(parameters | {"lr": lr}), folder=project)
 
     seconds = time_alternately(
         {
             "tutorial": lambda: tutorial(project),
-            "same training": lambda: edited(arithmetic="native", epochs=EPOCHS, patience=None),
-            "recommended": lambda: edited(**presets["recommended"], patience=None),
+            "same training": lambda: edited({"arithmetic": "native", "epochs": EPOCHS, "patience": None}),
+            "recommended": lambda: edited(recommended),
         },
         ROUNDS,
     )
@@ -266,152 +224,6 @@ def evaluation(project: Path) -> list[Row]:
     )
     against = f"imports and the forward pass: {as_text(seconds['lower bound'])}"
     return [ratio_row("evaluate, 10,000 images", seconds["ours"], against, seconds["lower bound"], 1.2)]
-
-
-def accuracy(project: Path) -> list[Row]:
-    """Measure the time to 98.0 % on val, and the accuracy in a fifth of the tutorial's time."""
-    presets = yaml.safe_load((HERE / "presets.yaml").read_text())
-
-    def train(preset: str, seed: int) -> float:
-        restore(project)
-        set_parameters(project, presets[preset] | {"patience": None, "seed": seed})
-        return seconds_of(sys.executable, "-m", "stages.train", folder=project)
-
-    def metric(name: str, file: str) -> float:
-        return float(json.loads((project / "reports" / file).read_text())[name])
-
-    def test_accuracies(preset: str, seeds: int) -> list[float]:
-        accuracies = []
-        for seed in range(seeds):
-            train(preset, seed)
-            seconds_of(sys.executable, "-m", "stages.evaluate", folder=project)
-            accuracies.append(metric("accuracy", "metrics.json"))
-        return accuracies
-
-    seconds = time_alternately(
-        {
-            "tutorial": lambda: tutorial(project),
-            "first-98": lambda: train("first-98", 0),
-            "accurate": lambda: train("accurate", 0),
-        },
-        ROUNDS,
-    )
-    train("first-98", 0)
-    first, loop = seconds["first-98"], seconds["tutorial"]
-    name = f"a cold process to {metric('val_accuracy', 'train.json'):.2%} on val (preset first-98)"
-    peer_seconds, peer_score, peer_epochs = scikit_learn(project)
-    accurate = test_accuracies("accurate", SEEDS)
-    cnn = test_accuracies("cnn", SEEDS_OF_CNN)
-    restore(project)
-    against = f"tutorial's loop, {EPOCHS} epochs: {as_text(loop)}"
-    rows = [
-        ratio_row(name, first, against, loop, 1 / 15),
-        Row(
-            "the same",
-            as_text(first),
-            f"scikit-learn to {peer_score:.2%}, {peer_epochs} epochs: {peer_seconds:.1f} s",
-            first.median / peer_seconds,
-            "1.00",
-            first.median < peer_seconds,
-        ),
-        ratio_row("preset accurate, training from a cold process", seconds["accurate"], against, loop, 1 / 5),
-    ]
-    for preset, scores, goal in (("accurate", accurate, 0.99), ("cnn", cnn, 0.995)):
-        rows.append(
-            Row(
-                f"preset {preset} on test, {len(scores)} seeds, chosen on val",
-                f"{np.mean(scores):.2%} ± {np.std(scores, ddof=1):.2%}",
-                "goal",
-                float(np.mean(scores) / goal),
-                f"{goal:.1%}",
-                bool(np.mean(scores) >= goal),
-            )
-        )
-    return rows
-
-
-def tutorial(project: Path) -> float:
-    """Return the seconds of the tutorial's loop, extrapolated from one epoch."""
-    command = [sys.executable, "-m", "benchmarks.tutorial", str(project.parent), "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return EPOCHS * float(done.stdout.split()[0])
-
-
-def scikit_learn(project: Path) -> tuple[float, float, int]:
-    """Train an MLPClassifier of the same layers to 98.0 % on val, and return its seconds, score and epochs."""
-    from sklearn.neural_network import MLPClassifier
-
-    with chdir(project):
-        train, val = (tensors.read(Path("data/tensors") / name, memory=0) for name in ("train", "val"))
-        rows, val_rows = (
-            tensors.Standardize(split.description)(split.rows(0, len(split))).flatten(1).numpy()
-            for split in (train, val)
-        )
-    numbers = train.targets.numpy()
-    peer = MLPClassifier([96, 256], batch_size=256, random_state=0)
-    score, epoch, seconds = 0.0, 0, 0.0
-    while score < 0.98 and epoch < 30:
-        started = time.perf_counter()
-        peer.partial_fit(rows, numbers, classes=range(10))
-        seconds += time.perf_counter() - started
-        epoch += 1
-        score = float(peer.score(val_rows, val.targets.numpy()))
-    return seconds, score, epoch
-
-
-# --- Shared by the parts ---
-
-
-def set_parameters(project: Path, parameters: dict[str, Any]) -> None:
-    """Change values in params.yaml of the clone."""
-    path = project / "params.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | parameters, sort_keys=False))
-
-
-def restore(project: Path) -> None:
-    """Restore the clone to its commit."""
-    seconds_of("git", "checkout", "--quiet", ".", folder=project)
-    seconds_of("dvc", "checkout", "--quiet", "--force", folder=project)
-
-
-def as_text(timing: Timing) -> str:
-    """Format median and spread."""
-    return f"{timing.median:.2f} s ± {timing.spread:.0%}"
-
-
-def ratio_row(name: str, ours: Timing, against: str, peer: Timing, goal: float) -> Row:
-    """Make a row with the ratio of two medians."""
-    ratio = ours.median / peer.median
-    return Row(name, as_text(ours), against, ratio, f"{goal:.2f}", ratio <= goal)
-
-
-def line(row: Row) -> str:
-    """Format a row of the table in Markdown."""
-    reached = "yes" if row.reached else "no"
-    return f"| {row.name} | {row.ours} | {row.against} | {row.ratio:.2f} | {row.goal} | {reached} |"
-
-
-def page(rows: list[Row]) -> str:
-    """Format the table in Markdown."""
-    lines = ["| measurement | ours | against | ratio | goal | reached |", "|---|--:|---|--:|--:|---|"]
-    lines += map(line, rows)
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    machine = f"{os.cpu_count()} processors, {platform.system()}, {versions}"
-    return (
-        f"{machine}; medians of at least {ROUNDS} alternating rounds, ± half their range.\n\n" + "\n".join(lines) + "\n"
-    )
-
-
-def draw(rows: list[Row]) -> None:
-    """Draw the ratios as bars, and their goals as marks."""
-    rows = [row for row in rows if row.goal.replace(".", "").isdigit()]
-    positions = range(len(rows))
-    with svg_chart(HERE / "results.svg", (9, 0.5 * len(rows) + 1)) as axes:
-        axes.barh(positions, [row.ratio for row in rows], color=["#2a7" if row.reached else "#d62" for row in rows])
-        axes.plot([float(row.goal) for row in rows], positions, "k|", markersize=18, label="goal")
-        axes.set_yticks(positions, [f"{row.name}\nagainst {row.against.split(':')[0]}" for row in rows], fontsize=7)
-        axes.invert_yaxis()
-        axes.set_xlabel("ratio (lower is faster)")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Write the tables of docs/parameters.md and docs/datasets.md.
+"""Write the tables of README.md, docs/parameters.md and docs/datasets.md.
 
     make docs          (python -m commands.docs)
 
-In:  the schema of params.yaml, the table of data sets, and the environment variables below.
-Out: in both pages the lines between `<!-- make docs: NAME -->` and `<!-- end -->`. A test keeps them current.
+In:  the schema of params.yaml, the table of data sets, the environment variables below, and the presets with what
+     `make bench` measured of them.
+Out: in these pages the lines between `<!-- make docs: NAME -->` and `<!-- end -->`. A test keeps them current.
 """
 
 from stages.lib.core.process import run
@@ -11,16 +12,21 @@ from stages.lib.core.process import run
 import json
 import re
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from commands.lib.markdown import row
 from commands.schema import STAGES, schema
+from experiments.layout import assignments
+from experiments.presets import PRESETS, read_preset
 from stages.lib.core.files import write_text
+from stages.lib.core.parameters import read
 from stages.lib.datasets.table import DATASETS
 from stages.lib.validation.messages import choices, expected
 
-PAGES = [Path("docs/parameters.md"), Path("docs/datasets.md")]
+PAGES = [Path("README.md"), Path("docs/parameters.md"), Path("docs/datasets.md")]
 MARKED = re.compile(r"(?<=<!-- make docs: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+MEASURED = Path("benchmarks/presets.json")
 MOST_LISTED = 6  # names in a cell
 
 # Variable -> default, meaning. They do not change the result, or not more than another machine would.
@@ -56,7 +62,13 @@ def main() -> None:
 
 def generated(text: str) -> str:
     """Return the text of a page with new tables between the markers."""
-    tables = {"parameters": parameters, "environment": environment, "datasets": datasets}
+    tables = {
+        "parameters": parameters,
+        "environment": environment,
+        "datasets": datasets,
+        "presets": presets,
+        "settings": settings,
+    }
     return MARKED.sub(lambda match: f"{match[1]}{match[2]}{tables[match[1]]()}\n", text)
 
 
@@ -96,6 +108,25 @@ def datasets() -> str:
         sizes = [file.size for file in getattr(dataset, "files", ())]
         size = f"{sum(sizes) / 1e6:,.0f} MB" if sizes and None not in sizes else ""
         lines.append(row(f"`{name}`", type(dataset).__name__, classes, size))
+    return "\n".join(lines)
+
+
+def presets() -> str:
+    """Return the table of presets with what they reach."""
+    lines = [row("preset", "for", "accuracy on test, five seeds", "seconds"), row(*["---"] * 2, "--:", "--:")]
+    for name, preset in read(PRESETS).items():
+        measured = json.loads(MEASURED.read_text(encoding="utf-8"))[name]
+        mean, deviation = fmean(measured["accuracies"]), stdev(measured["accuracies"])
+        accuracy = f"{mean:.2%} ± {deviation:.2%}".replace("%", " %")
+        lines.append(row(f"`{name}`", preset["purpose"], accuracy, f"{measured['seconds']:.1f}"))
+    return "\n".join(lines)
+
+
+def settings() -> str:
+    """Return the table of presets with the parameters that they set."""
+    lines = [row("preset", "parameters"), row(*["---"] * 2)]
+    for name in read(PRESETS):
+        lines.append(row(f"`{name}`", ", ".join(f"`{setting}`" for setting in assignments(read_preset(name)))))
     return "\n".join(lines)
 
 

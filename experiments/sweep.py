@@ -3,6 +3,7 @@
     make sweep NAME=learning-rate             (python -m experiments.sweep learning-rate)
     make sweep NAME=learning-rate JOBS=2      two at a time
     make sweep NAME=learning-rate PART=1/2    half of the grid, on one of two machines
+    make sweep NAME=learning-rate PRESET=cnn  with the parameters of a preset, where the grid sets no others
 
 In:  experiments/sweeps.yaml: name -> parameter, or `mapping.key` -> values.
 Out: a DVC experiment for every combination, and a table, best first; `dvc exp apply NAME` applies one to this folder.
@@ -30,6 +31,7 @@ from commands.lib.command_line import documented, positive
 from experiments.clone import Snapshot, snapshot
 from experiments.grid import Combination, applied, combinations
 from experiments.layout import aligned, as_text, assignments, score_text
+from experiments.presets import read_preset
 from experiments.results import DONE, SCORES, differing, load, same_code, tracks_source
 from experiments.runner import Experiment, run_all
 from experiments.status import shortened_list
@@ -41,7 +43,8 @@ def main() -> None:
     # The runs have their own sessions, so a closed terminal would not end them.
     signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     options = parse()
-    parameters = read(PARAMETERS)
+    preset = read_preset(options.preset) if options.preset else {}
+    parameters = applied(preset, read(PARAMETERS))
     grid = combinations(options.name, parameters)
     chosen = {number: grid[number - 1] for number in part_of(len(grid), options.part)}
     base = snapshot()
@@ -49,14 +52,16 @@ def main() -> None:
     waiting = {number: combination for number, combination in chosen.items() if number not in done}
     changes = f" with uncommitted changes ({shortened_list(base.changed)})" if base.changed else ""
     reused = f": {len(done)} already run, {len(waiting)} to run" if done else ""
-    print(f"{options.name}: {len(chosen)} experiments of {base.commit[:7]}{changes}{reused}", flush=True)
+    on_preset = f" with preset {options.preset}" if preset else ""
+    print(f"{options.name}{on_preset}: {len(chosen)} experiments of {base.commit[:7]}{changes}{reused}", flush=True)
 
     settings = {number: " ".join(assignments(combination)) for number, combination in chosen.items()}
     width = max(map(len, settings.values()))
+    with_preset = {number: preset | combination for number, combination in waiting.items()}
     failed = 0
     start = time.monotonic()
     try:
-        with closing(run_all(options.name, waiting, parameters, base, options.jobs)) as outcomes:
+        with closing(run_all(options.name, with_preset, parameters, base, options.jobs)) as outcomes:
             for ended, (number, seconds, outcome) in enumerate(outcomes, 1):
                 if isinstance(outcome, Experiment):
                     done[number] = outcome
@@ -84,6 +89,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = documented("experiments.sweep", __doc__)
     parser.add_argument("name", help="a grid in experiments/sweeps.yaml")
+    parser.add_argument("--preset", help="a preset in experiments/presets.yaml")
     parser.add_argument("--part", default="1/1", help="the share of one machine, such as 2/3: the second of three")
     parser.add_argument("--jobs", type=positive, default=1, help="how many experiments run at a time (default: 1)")
     return parser.parse_args()

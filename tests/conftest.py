@@ -33,7 +33,7 @@ RUNTIME = ROOT / "demo/node_modules/onnxruntime-web"  # installed by `make test`
 STARTED: list[subprocess.Popen[bytes]] = []  # processes that the current test started
 # Environment variables of the stages and commands, and variables of the Makefile.
 OURS = ("DATASET_MIRROR", "DEVICE", "LOADER_WORKERS", "PIPELINE_DEBUG", "TORCHRUN")
-MAKE_VARIABLES = ("BASE", "IMAGES", "INVERT", "JOBS", "NAME", "PART", "PLACE")
+MAKE_VARIABLES = ("BASE", "IMAGES", "INVERT", "JOBS", "NAME", "PART", "PLACE", "PRESET")
 
 
 def environment() -> dict[str, str]:

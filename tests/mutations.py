@@ -234,7 +234,8 @@ def read_parameters() -> Any:
 def parameters_truth(content: bytes) -> Any:
     """Parse the file as DVC does: the stage has to train with the numbers that DVC records."""
     values = parse_yaml(content.decode(), "params.yaml")
-    for key in ("val_fraction", "test_fraction", "dropout", "lr", "weight_decay", "momentum", "warmup", "clip_norm", "averaging"):
+    shares = ("val_fraction", "test_fraction", "dropout", "momentum", "warmup", "averaging")
+    for key in (*shares, "lr", "weight_decay", "clip_norm"):
         values[key] = None if values[key] is None else float(values[key])  # integers are accepted as well
     for key, neutral in (("augmentation", 0), ("loss_args", None), ("optimizer_args", None)):
         values[key] = {option: value for option, value in values[key].items() if value != neutral}

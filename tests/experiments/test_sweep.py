@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -90,9 +91,12 @@ def wait_for_the_queue(project: Project, experiments: int) -> None:
 
 
 def test_a_temporary_folder_gives_the_same_bits_as_the_workspace(project: Project, tmp_path: Path) -> None:
-    setting = ["-S", "lr=1e-5", "-S", "hidden=[32]", "-S", "activation=relu", "-S", "epochs=1"]
+    """One as a preset, the other as the command that it prints."""
+    write_presets(project, small={"lr": 1e-5, "hidden": [32], "activation": "relu", "epochs": 1})
     other = project.copy(tmp_path / "other")
-    printed = project.run("dvc", "exp", "run", *setting).stdout
+    printed = project.run("python", "-W", "error", "-m", "experiments.presets", "small").stdout
+    setting = shlex.split(printed.splitlines()[0])[4:]
+    assert setting == ["-S", "lr=1e-05", "-S", "hidden=[32]", "-S", "activation=relu", "-S", "epochs=1"]
     assert re.findall("Running stage '(.*)':", printed) == ["check", "train", "evaluate"]
     assert json.loads((project.root / "models/model.json").read_text())["parameters"]["lr"] == 1e-5
     before = (other.root / "dvc.lock").read_bytes()
@@ -121,6 +125,12 @@ def write_grids(project: Project, **sweeps: object) -> None:
     (project.root / "experiments/sweeps.yaml").write_text(json.dumps(sweeps))  # JSON is also YAML
 
 
+def write_presets(project: Project, **presets: object) -> None:
+    """Write experiments/presets.yaml."""
+    described = {name: {"purpose": "a test", "parameters": parameters} for name, parameters in presets.items()}
+    (project.root / "experiments/presets.yaml").write_text(json.dumps(described))
+
+
 def run_sweep(project: Project, *arguments: str, fails: bool = False) -> tuple[list[str], str]:
     """Run a sweep and return the lines of its stdout, and its stderr."""
     done = project.run("python", "-W", "error", "-m", "experiments.sweep", *arguments, fails=fails)
@@ -138,8 +148,9 @@ def test_a_sweep_and_its_experiments(project: Project, tmp_path: Path) -> None:
     """Run two experiments at a time, one of which fails; with a nested parameter and a null."""
     origin = str(tmp_path / "origin.git")
     project.set(patience=4)
-    quick = {"epochs": [1], "optimizer": ["SGD"], "lr": [1e38, 0.01], "augmentation.shift": [1], "clip_norm": [None]}
-    write_grids(project, quick=quick, again=quick | {"lr": [0.01]})
+    quick = {"epochs": [1], "lr": [1e38, 0.01], "augmentation.shift": [1], "clip_norm": [None]}
+    write_grids(project, quick=quick, again=quick | {"lr": [0.01], "optimizer": ["SGD"]})
+    write_presets(project, sgd={"optimizer": "SGD", "epochs": 7})
     project.commit("other sweeps")
     project.run("git", "init", "--quiet", "--bare", "--initial-branch=main", origin)
     project.run("git", "remote", "add", "origin", origin)
@@ -150,19 +161,17 @@ def test_a_sweep_and_its_experiments(project: Project, tmp_path: Path) -> None:
         ["no", "experiments", "of", "this", "commit", "yet;", "run", "`make"],
     ]
 
-    lines, errors = run_sweep(project, "quick", "--jobs", "2", fails=True)
-    assert re.fullmatch(r"quick: 2 experiments of [0-9a-f]{7}", lines[0])
+    lines, errors = run_sweep(project, "quick", "--jobs", "2", "--preset", "sgd", fails=True)
+    assert re.fullmatch(r"quick with preset sgd: 2 experiments of [0-9a-f]{7}", lines[0])
     (failed,) = (line for line in lines if "failed" in line)
-    assert re.match(
-        r"[12]/2  failed +epochs=1 optimizer=SGD lr=1e\+38 augmentation.shift=1 clip_norm=null  train: ", failed
-    )
+    assert re.match(r"[12]/2  failed +epochs=1 lr=1e\+38 augmentation.shift=1 clip_norm=null  train: ", failed)
     assert "the training loss became" in failed
     assert "; log: .state/sweep/quick-1.log" in failed
     assert "> python -m stages.train" in (project.root / ".state/sweep/quick-1.log").read_text()
     assert "sweep: error: 1 of 2 experiments failed, see above; run it again to retry them" in errors
     (good,) = (line.split() for line in lines if re.match(r"[12]/2  (?!failed)", line))
     name, accuracy = good[1], good[good.index("val_accuracy") + 1]
-    assert lines[-1].split()[:2] == ["1", "SGD"]
+    assert lines[-1].split()[:2] == ["1", "0.01"]
     assert lines[-1].split()[-1] == name
     assert (project.root / "params.yaml").read_bytes() == before, "it runs in a clone"
     assert project.run("git", "status", "--porcelain").stdout == ""
@@ -254,6 +263,7 @@ def test_invalid_sweeps_are_refused(fresh: Project, monkeypatch: pytest.MonkeyPa
         "learning-rate", "--jobs", "0"
     )
     assert "the following arguments are required: name; -h shows the usage" in refusal()
+    assert "PRESET: found `nope`, expected one of recommended," in refusal("learning-rate", "--preset", "nope")
     assert "no sweep `nope`, expected one of learning-rate: make sweep NAME=" in refusal("nope")
     write_grids(
         fresh,

@@ -28,7 +28,7 @@ def test_every_optimizer_lowers_the_loss(name: str) -> None:
 def test_all_optimizers_of_torch_that_can_train_a_network_are_listed() -> None:
     assert set(optimizers.OPTIMIZERS) == {
         *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "LBFGS", "NAdam", "RAdam"),
-        *("RMSprop", "Rprop", "SGD"),
+        *("RMSprop", "Rprop", "SGD", "Muon"),
     }
 
 

@@ -70,7 +70,7 @@ REFUSED = {
     "model: mpl": ["model", "did you mean `mlp`"],
     "optimizer: Adma": ["optimizer", "did you mean `Adamax` or `Adam`?"],
     "optimizer_args: {beta: 3}": ["optimizer_args", "beta", "did you mean `betas`"],
-    "optimizer_args: {nesterov: true}": ["optimizer_args.nesterov is an option of SGD: set it to null"],
+    "optimizer_args: {nesterov: true}": ["optimizer_args.nesterov is an option of SGD, Muon: set it to null"],
     "momentum: 0.9": ["momentum", "0.9", "Adam takes no momentum"],
     "storage_dtype: float31": ["storage_dtype", "did you mean `float32`"],
     "schedule: cosin": ["schedule", "did you mean `cosine`"],

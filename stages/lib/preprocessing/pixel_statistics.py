@@ -8,12 +8,16 @@ import math
 from fractions import Fraction
 
 import numpy as np
+from PIL import Image
 
 
 def count_values(images: np.ndarray) -> np.ndarray:
-    """Count the values of each channel: (N, C, H, W) uint8 -> (C, 256) int64. Counts of several blocks can be added."""
-    channels = images.shape[1]
-    return np.stack([np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(channels)])
+    """Count the values of each channel: (N, C, H, W) uint8 -> (C, 256) int64. Counts of several blocks can be added.
+
+    Pillow takes a quarter of the time of `np.bincount`, which converts all pixels to int64 first.
+    """
+    planes = images.swapaxes(0, 1).reshape(images.shape[1], -1, images.shape[3])
+    return np.array([Image.fromarray(plane).histogram() for plane in planes], np.int64)
 
 
 def mean_and_std(counts: np.ndarray) -> tuple[list[float], list[float]]:

@@ -14,15 +14,16 @@ import torch
 from stages.lib.arithmetic.mode import NATIVE, PORTABLE
 from stages.lib.core.errors import UserError, reason
 from stages.lib.training import portable_optimizers
+from stages.lib.training.muon import Muon
 
-# SparseAdam takes sparse gradients only, Muon matrices only: neither can train a network with biases.
+# SparseAdam takes sparse gradients only, torch's Muon matrices only: neither can train a network with biases.
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     name: member
     for name, member in sorted(vars(torch.optim).items())
     if inspect.isclass(member)
     and issubclass(member, torch.optim.Optimizer)
     and name not in {"Optimizer", "SparseAdam", "Muon"}
-}
+} | {"Muon": Muon}
 # Of torch's, portable arithmetic has some; of those added here, it takes any in which the guard finds nothing.
 IN_PORTABLE = [name for name in OPTIMIZERS if name in portable_optimizers.OPTIMIZERS or not hasattr(torch.optim, name)]
 OWN_PARAMETERS = {"lr", "weight_decay", "momentum"}  # keys of params.yaml, not of optimizer_args
