@@ -16,7 +16,7 @@
 #   make sweep    run a grid of experiments, NAME=learning-rate; PART=1/2 runs half of it, JOBS=2 two at a time,
 #                 PRESET=cnn starts from a preset
 #   make table    list the experiments of this commit with their scores, best first
-#   make bench    measure run times against other tools and lower bounds: benchmarks/results.md (15 minutes)
+#   make bench    measure run times against other tools and lower bounds: benchmarks/results.md (20 minutes)
 #   make scale    measure the stages with up to 7 million images: benchmarks/scale.md (5 minutes, 20 GB of disk)
 #   make check    check lint, format and types, and the workflows
 #   make schema   write params.schema.json, after a change of a stage's parameters

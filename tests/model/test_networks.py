@@ -93,7 +93,7 @@ def test_fully_connected_layers_in_one_step_are_the_layers_in_turn(activation: s
     images = torch.randn(6, 1, 3, 3, requires_grad=True)
     weights = [images, *network.parameters()]
     results = []
-    for outputs_of in (network, network.layers):  # the Sequential applies them in turn
+    for outputs_of in (network, network.get_submodule("layers")):  # the Sequential applies them in turn
         torch.manual_seed(1)
         outputs = outputs_of(images)
         results.append([outputs, *torch.autograd.grad(outputs.square().sum(), weights)])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from stages.lib.training import optimizers
-from stages.lib.training.muon import RMS, orthogonal
+from stages.lib.training.muon import RMS, Muon, orthogonal
 from stages.train import train_step
 
 
@@ -40,4 +40,4 @@ def test_hidden_layers_take_orthogonal_steps_and_the_others_those_of_adamw() -> 
 
 def test_a_number_of_steps_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="ns_steps is 0, expected a whole number from 1 to 99"):
-        optimizers.Muon([nn.Parameter(torch.zeros(2, 2))], ns_steps=0)
+        Muon([nn.Parameter(torch.zeros(2, 2))], ns_steps=0)

@@ -1,12 +1,12 @@
 """Decode many image files into pixels of one geometry, on all processors."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import partial
-from os import cpu_count
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, SIGTERM, signal
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -121,7 +121,7 @@ def prepare_all(
 
     if bar is None:
         bar = tqdm(total=len(names), desc="decoding", unit=" images", disable=None)
-    processes = ProcessPoolExecutor(cpu_count(), initializer=_start_worker)
+    processes = ProcessPoolExecutor(os.cpu_count(), initializer=_start_worker)
     try:
         one = partial(_prepare_one, content_of, prepare, size, path, white)
         rows = range(len(names))
@@ -189,9 +189,10 @@ def _first_channel(rows: np.ndarray) -> np.ndarray:
 
 
 def _start_worker() -> None:
-    """Ignore SIGINT and SIGTERM, which the parent process handles, and use one thread."""
+    """Ignore SIGINT and SIGTERM, which the parent process handles, use one thread, and close stderr."""
     import torch
 
     torch.set_num_threads(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write remarks there
     for number in (SIGINT, SIGTERM):
         signal(number, SIG_IGN)

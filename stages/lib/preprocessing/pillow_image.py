@@ -10,12 +10,14 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from stages.lib.core.errors import reason
 from stages.lib.datasets import image_names
+from stages.lib.preprocessing import jpeg
 
 MOST_PIXELS = 1 << 28  # of an image, whose decoding then takes 3 GB
 MOST_ELONGATED = 100  # one side over the other: resized, the image has so many times the pixels of its square
 MOST_TEXT = 1 << 26  # bytes of the comments in a PNG
 TOO_LARGE = f"more than {MOST_PIXELS / 1e6:.0f} million pixels; make it smaller"
 WHITE = 65_535  # the largest value of 16 bits
+ORIENTATION = 0x0112  # a tag of EXIF; 1: as stored
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and one of its values
 COLOUR_OF_16_BITS = ";16[BLN]"  # in Pillow's names for the pixels of a file
 SEVERAL_PAGES = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")  # not MPO, whose other pages are previews or a second lens
@@ -54,6 +56,10 @@ def open_image(content: bytes, name: str = "", *, white: int = WHITE) -> Picture
             if not pages:
                 pages, image = 1, Image.open(io.BytesIO(content), formats=image_names.formats())
             grey = image.mode in ("1", "I", "L", "LA") or image.mode.startswith("I;16")
+            if image.format == "JPEG" and image.mode in ("RGB", "L") and image.getexif().get(ORIENTATION, 1) == 1:
+                pixels = jpeg.decode(content)
+                if pixels is not None:
+                    return Picture(pixels, grey, None, None, pages)
             stored = str(image.tile)  # type: ignore[attr-defined]  # how; forgotten once the pixels are loaded
             ImageOps.exif_transpose(image, in_place=True)
             image, brightest, brightest_colour = in_eight_bits(image, stored, white)
