@@ -107,7 +107,7 @@ class Parameters(StageParameters):
         default=0.0, ge=0, lt=1, description="momentum, per step, for optimizers that take it; 0 for none"
     )
     optimizer_args: Annotated[dict[str, Any], AfterValidator(without(None))] = Field(
-        default=dict.fromkeys(("betas", "eps", "amsgrad", "alpha", "centered", "dampening", "nesterov")),
+        default=dict.fromkeys(("betas", "eps", "amsgrad", "alpha", "centered", "dampening", "nesterov", "ns_steps")),
         description="options of the optimizer, by name; null: its default",
         json_schema_extra={"properties": optimizers.all_options(), "additionalProperties": False},
     )

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from stages.lib.training import optimizers
-from stages.lib.training.muon import RMS, Muon, orthogonal
+from stages.lib.training.muon import RMS, orthogonal
 from stages.train import train_step
 
 
@@ -36,8 +36,3 @@ def test_hidden_layers_take_orthogonal_steps_and_the_others_those_of_adamw() -> 
             assert 0.01 * RMS / 2 < float(step.square().mean().sqrt()) < 0.01 * RMS * 2, "as long as AdamW's"
         else:
             assert torch.equal(weight, reference.get_parameter(key))
-
-
-def test_a_number_of_steps_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="ns_steps is 0, expected a whole number from 1 to 99"):
-        Muon([nn.Parameter(torch.zeros(2, 2))], ns_steps=0)

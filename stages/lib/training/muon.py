@@ -30,8 +30,6 @@ class Muon(torch.optim.AdamW):
         ns_steps: int = 5,
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
-        if not (isinstance(ns_steps, int) and 1 <= ns_steps < 100):
-            raise ValueError(f"ns_steps is {ns_steps}, expected a whole number from 1 to 99")
         self.momentum, self.nesterov, self.ns_steps = momentum, nesterov, ns_steps
         self.matrices = [weight for group in self.param_groups for weight in group["params"] if weight.ndim > 1][:-1]
 

@@ -51,6 +51,10 @@ OPTIONS: dict[str, Any] = {
     "centered": SWITCH,
     "dampening": {"anyOf": [NULL, {"type": "number"}], "description": "share by which the momentum is dampened"},
     "nesterov": SWITCH,
+    "ns_steps": {
+        "anyOf": [NULL, {"type": "integer", "minimum": 1, "maximum": 99}],
+        "description": "iterations that make a step orthogonal",
+    },
 }
 
 
