@@ -25,6 +25,8 @@ import torch
 import yaml
 from dvc.utils.serialize import load_yaml, modify_yaml
 
+from tests import prepared
+
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ["download", "normalize", "cache", "train", "evaluate"]  # after check
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
@@ -93,9 +95,11 @@ class Project:
 
     def run(self, *command: str, fails: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the copy; assert that it succeeds, or with `fails` that it fails."""
-        done = subprocess.run(
-            command, cwd=self.root, env=environment() | variables, capture_output=True, text=True, timeout=300
-        )
+        values = environment() | variables
+        if prepared.module_of(command) and variables.keys() <= prepared.LATER:
+            done = prepared.run(command, self.root, values, timeout=300)
+        else:
+            done = subprocess.run(command, cwd=self.root, env=values, capture_output=True, text=True, timeout=300)
         assert (done.returncode != 0) == fails, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -197,12 +201,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(f"{number:>7,} {name}")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drop tests whose requirement is missing (--torture, a GPU, a browser), and run tests of the pipeline last.
 
     In CI, browser tests are kept and fail if the browser is missing.
     """
     items[:] = [item for item in items if "NOTSET" not in item.name]  # pytest's id of a test with no parameters
+    if not config.getoption("torture"):
+        marks = {item: item.get_closest_marker("torture") for item in items}  # also of single parameters
+        items[:] = [item for item in items if not (mark := marks[item]) or mark.kwargs["quick"]]
     if not torch.cuda.is_available():
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
     if not (BROWSER and DRIVER and RUNTIME.exists()) and "CI" not in os.environ:

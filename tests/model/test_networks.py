@@ -5,7 +5,6 @@ import torch
 from torch import nn
 from torchvision import models
 
-from stages.lib.arithmetic.dense import NATIVE_ACTIVATIONS
 from stages.lib.model import networks, torchvision_networks
 
 SHAPE = (1, 28, 28)
@@ -81,22 +80,3 @@ def test_torchvision_networks_give_logits_from_their_smallest_size(part: int, to
 def test_all_torchvision_networks_but_the_regnets_are_listed() -> None:
     known = {name for name in models.list_models(module=models) if not name.startswith("regnet")}
     assert set(torchvision_networks.NAMES) == known
-
-
-@pytest.mark.parametrize("activation", NATIVE_ACTIVATIONS)
-def test_fully_connected_layers_in_one_step_are_the_layers_in_turn(activation: str) -> None:
-    """Outputs and all gradients, with dropout."""
-    torch.manual_seed(0)
-    network = networks.build(
-        "mlp", shape=(1, 3, 3), outputs=4, hidden=[7, 5], activation=activation, dropout=0.3
-    ).train()
-    images = torch.randn(6, 1, 3, 3, requires_grad=True)
-    weights = [images, *network.parameters()]
-    results = []
-    for outputs_of in (network, network.get_submodule("layers")):  # the Sequential applies them in turn
-        torch.manual_seed(1)
-        outputs = outputs_of(images)
-        results.append([outputs, *torch.autograd.grad(outputs.square().sum(), weights)])
-    assert type(results[0][0].grad_fn).__name__ == "FullyConnectedBackward"
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other)

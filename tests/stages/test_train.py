@@ -131,7 +131,7 @@ def test_stops_early_without_a_lower_val_loss(tiny: Path, capsys: pytest.Capture
             "activation": "silu",
             "arithmetic": "native",
         },
-        {"model": "shufflenet_v2_x0_5", "lr": 0.003},
+        {"model": "shufflenet_v2_x0_5", "lr": 0.003, "arithmetic": "native"},
         {"precision": "bfloat16", "hidden": [16], "arithmetic": "native"},
         {"augmentation": {"shift": 1, "flip": 0.5, "erasing": 0.2}, "loss_args": {"weight": "balanced"}, "epochs": 8},
     ],
@@ -211,7 +211,7 @@ def test_resumes_with_the_same_bits(
 
 def test_running_statistics_of_batch_normalization_are_saved(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the weights and in the checkpoint."""
-    choose(model="shufflenet_v2_x0_5", epochs=2)
+    choose(model="shufflenet_v2_x0_5", epochs=2, arithmetic="native")  # test_surroundings.py has portable
     train.main()
     uninterrupted = outputs()
     network, _ = model_file.load(model_file.MODEL)

@@ -58,12 +58,20 @@ def conv2d(
 
 def fully_connected(ranks: Ranks, units: Tensor, layers: Sequence[nn.Module]) -> Tensor:
     """`dense.fully_connected`."""
-    if dense.in_one_step(layers, dense.DERIVATIVES):
-        return dense.apply(dense.portable_layers(ranks), units, layers)
-    with Portable(ranks):
-        for layer in layers:
-            units = layer(units)
-    return units
+    names = [type(activation).__name__.lower() for activation in layers[1::3]]
+    if not all(name in dense.DERIVATIVES for name in names):
+        with Portable(ranks):
+            for layer in layers:
+                units = layer(units)
+        return units
+    weights = [weight for linear in layers[::3] for weight in (linear.weight, linear.bias)]
+    # The masks of `QuickDropout`, for as many units as the layer has biases.
+    masks = [
+        dropout.mask(len(units), bias.numel())  # type: ignore[operator]
+        for dropout, bias in zip(layers[2::3], weights[1::2], strict=False)
+    ]
+    outputs: Tensor = dense.FullyConnected.apply(units, names, masks, ranks, *weights)
+    return outputs
 
 
 def square_root(ranks: Ranks, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""JPEG files read by torchvision's decoder: the pixels of Pillow's, in two thirds of the time.
+"""JPEG files read by torchvision's decoder: the pixels of Pillow's, in three quarters of the time.
 
 Both are libjpeg-turbo, but Pillow stores four bytes a pixel first. torchvision's library of operators is loaded without
 importing torchvision, which takes two seconds. Whatever it cannot read is left to Pillow. It is used in the processes
