@@ -18,9 +18,8 @@ from typing import Any
 from commands.lib.markdown import row
 from commands.schema import STAGES, schema
 from experiments.layout import assignments
-from experiments.presets import PRESETS, read_preset
+from experiments.presets import all_presets, read_preset
 from stages.lib.core.files import write_text
-from stages.lib.core.parameters import read
 from stages.lib.datasets.table import DATASETS
 from stages.lib.validation.messages import choices, expected
 
@@ -114,7 +113,7 @@ def datasets() -> str:
 def presets() -> str:
     """Return the table of presets with what they reach."""
     lines = [row("preset", "for", "accuracy on test, five seeds", "seconds"), row(*["---"] * 2, "--:", "--:")]
-    for name, preset in read(PRESETS).items():
+    for name, preset in all_presets().items():
         measured = json.loads(MEASURED.read_text(encoding="utf-8"))[name]
         mean, deviation = fmean(measured["accuracies"]), stdev(measured["accuracies"])
         accuracy = f"{mean:.2%} ± {deviation:.2%}".replace("%", " %")
@@ -125,7 +124,7 @@ def presets() -> str:
 def settings() -> str:
     """Return the table of presets with the parameters that they set."""
     lines = [row("preset", "parameters"), row(*["---"] * 2)]
-    for name in read(PRESETS):
+    for name in all_presets():
         lines.append(row(f"`{name}`", ", ".join(f"`{setting}`" for setting in assignments(read_preset(name)))))
     return "\n".join(lines)
 

@@ -30,13 +30,18 @@ def main() -> None:
     os.execvp(command[0], command)  # so that Ctrl-C reaches DVC alone
 
 
+def all_presets() -> dict[str, Any]:
+    """Return name -> `purpose` and `parameters` of every preset."""
+    return read(PRESETS)
+
+
 def read_preset(name: str) -> dict[str, Any]:
     """Return the parameters of a preset, by dotted key.
 
     Raises:
         UserError: no preset has this name.
     """
-    presets = read(PRESETS)
+    presets = all_presets()
     if name not in presets:
         raise UserError(f"PRESET: found `{name}`, expected one of {', '.join(presets)} ({PRESETS})")
     return flat(presets[name]["parameters"])

@@ -75,9 +75,10 @@ SLOW = pytest.mark.torture(quick=0, long=1)
 
 @pytest.mark.parametrize("training", [pytest.param(name, marks=SLOW if "net" in name else ()) for name in TRAININGS])
 def test_equal_bytes_in_other_surroundings(tiny: Project, training: str) -> None:
+    """Those of the most differences for all trainings, each by itself for the quickest."""
     choose(**TRAININGS[training])
     expected = trained_here()
-    for name, variables in SURROUNDINGS.items():
+    for name, variables in [*SURROUNDINGS.items()][0 if training == "mlp" else -1 :]:
         assert trained(tiny, **variables) == expected, name
 
 

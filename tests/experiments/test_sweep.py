@@ -263,7 +263,7 @@ def test_invalid_sweeps_are_refused(fresh: Project, monkeypatch: pytest.MonkeyPa
         "learning-rate", "--jobs", "0"
     )
     assert "the following arguments are required: name; -h shows the usage" in refusal()
-    assert "PRESET: found `nope`, expected one of recommended," in refusal("learning-rate", "--preset", "nope")
+    assert "PRESET: found `nope`, expected one of mnist, recommended," in refusal("learning-rate", "--preset", "nope")
     assert "no sweep `nope`, expected one of learning-rate: make sweep NAME=" in refusal("nope")
     write_grids(
         fresh,
