@@ -34,6 +34,7 @@ DRIVER = shutil.which("chromedriver")
 RUNTIME = ROOT / "demo/node_modules/onnxruntime-web"  # installed by `make test` if npm is available
 STARTED: list[subprocess.Popen[bytes]] = []  # processes that the current test started
 # Environment variables of the stages and commands, and variables of the Makefile.
+MEMORY, ROOM = Path("/dev/shm"), 4 << 30  # bytes
 OURS = ("DATASET_MIRROR", "DEVICE", "LOADER_WORKERS", "PIPELINE_DEBUG", "TORCHRUN")
 MAKE_VARIABLES = ("BASE", "IMAGES", "INVERT", "JOBS", "NAME", "PART", "PLACE", "PRESET")
 
@@ -168,6 +169,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--torture", action="store_true", help="run the long tests: many more interruptions and damaged files"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put the tests' folders into memory if there is room: their thousands of small files are flushed to disk else."""
+    if not config.getoption("torture") and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
+        os.environ.setdefault("TMPDIR", str(MEMORY))
+        tempfile.tempdir = None  # look at TMPDIR again
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

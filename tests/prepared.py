@@ -2,19 +2,25 @@
 
 A server imports the libraries once and forks a process for each command, which does what `python -m MODULE` does: its
 own folder, environment, standard streams, warnings, exit code. None of this project's modules is imported before.
-Tests through `dvc`, make and pipes start the stages and commands as users do.
+A second server does the same for the stages that `dvc` runs in these commands: a script named `python`, first in PATH,
+hands them over. Commands that a test starts in the background, to interrupt them, and those of make are started as
+users start them.
 """
 
+import ast
 import atexit
 import gc
 import json
 import os
 import runpy
 import select
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,7 +34,9 @@ LIBRARIES = """
     dvc.stage.loader dvc.parsing fastjsonschema jinja2 numpy pandas PIL.Image pydantic ruamel.yaml safetensors.torch
     scipy.stats torch torchvision tqdm
 """
-# Libraries read no others of these when they are imported; a command with any other variable starts afresh.
+# Variables that libraries read when they are imported, or that start processes; and those that they do not read. A
+# command with any other variable starts afresh.
+EARLY = {"ATEN_CPU_CAPABILITY", "DEVICE", "MKL_CBWR", "OMP_NUM_THREADS", "TORCHRUN"}
 LATER = {"DATASET_MIRROR", "DVC_STAGE", "LOADER_WORKERS", "PIPELINE_DEBUG", "PYTHONPATH"}
 
 
@@ -55,7 +63,8 @@ def run(
     assert server.stdout is not None
     with tempfile.TemporaryDirectory() as streams:
         out, err = Path(streams) / "out", Path(streams) / "err"
-        request = [*known, str(folder), dict(variables), str(out), str(err)]
+        search = os.pathsep.join([str(_stages()), variables["PATH"]])
+        request = [*known, str(folder), {**variables, "PATH": search}, str(out), str(err)]
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         if not select.select([server.stdout], [], [], timeout)[0]:
@@ -77,20 +86,81 @@ def _server() -> "subprocess.Popen[str]":
     )
 
 
+SHIM = """#!{python} -IS
+import os, sys
+arguments = sys.argv[1:]
+if len(arguments) == 2 and arguments[1].startswith("stages.") and not {early} & os.environ.keys():
+    import socket
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect({path})
+        socket.send_fds(server, [repr((arguments[1], os.getcwd(), dict(os.environ))).encode()], [0, 1, 2])
+        code = int(server.recv(16))
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
+os.execv({python!r}, [{python!r}, *arguments])
+"""
+
+
+@cache
+def _stages() -> Path:
+    """Start the server of the stages, and return the folder of the script that hands them over."""
+    folder = Path(tempfile.mkdtemp(prefix="stages-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "socket"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.prepared", str(path)], cwd=Path(__file__).resolve().parent.parent
+    )
+    atexit.register(server.terminate)
+    while not path.exists():
+        assert server.poll() is None
+        time.sleep(0.01)
+    script = folder / "python"
+    script.write_text(SHIM.format(python=sys.executable, early=EARLY, path=repr(str(path))))
+    script.chmod(0o700)
+    return folder
+
+
+def serve_stages(path: str) -> None:
+    """Import the libraries; then, for each connection to a socket, run a stage with the streams of the other side."""
+    with socket.socket(socket.AF_UNIX) as server:
+        filters = import_libraries()
+        server.bind(path)
+        server.listen(16)
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                request, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+                child = os.fork()
+                if not child:
+                    module, folder, variables = ast.literal_eval(request.decode())
+                    start(filters, module, [], False, folder, variables, *streams)
+                for stream in streams:
+                    os.close(stream)
+                connection.sendall(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+
+
 def serve() -> None:
     """Import the libraries; then, for each line of stdin, run a command and print its exit code."""
-    defaults = len(warnings.filters)
-    for name in LIBRARIES.split():
-        import_module(name)
-    before_defaults = len(warnings.filters) - defaults  # filters that libraries have added in front
-    assert threading.active_count() == 1, "a process with several threads must not be forked"
-    gc.collect()
-    gc.freeze()
+    filters = import_libraries()
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            start(before_defaults, *json.loads(line))
+            *request, out, err = json.loads(line)
+            streams = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) for path in (out, err)]
+            start(filters, *request, os.open(os.devnull, os.O_RDONLY), *streams)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def import_libraries() -> int:
+    """Import the libraries, and return how many filters of warnings they have added in front of the others."""
+    defaults = len(warnings.filters)
+    for name in LIBRARIES.split():
+        import_module(name)
+    assert threading.active_count() == 1, "a process with several threads must not be forked"
+    gc.collect()
+    gc.freeze()
+    return len(warnings.filters) - defaults
 
 
 def start(
@@ -100,8 +170,7 @@ def start(
     strict: bool,
     folder: str,
     variables: dict[str, str],
-    out: str,
-    err: str,
+    *streams: int,
 ) -> NoReturn:
     """Do what `python -m MODULE` does, and end the process."""
     code: Any = 0
@@ -109,11 +178,11 @@ def start(
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(variables)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
-        for number, name, path in ((1, "stdout", out), (2, "stderr", err)):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-            getattr(sys, name).reconfigure(encoding="utf-8")  # libraries hold these streams already
+        for text in (sys.stdout, sys.stderr):
+            text.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # libraries hold these streams already
         own = str(Path(__file__).resolve().parent.parent)
         extra = filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))
         sys.path[:] = [folder, *extra, *(path for path in sys.path if path not in ("", own))]
@@ -139,4 +208,4 @@ def start(
 
 
 if __name__ == "__main__":
-    serve()
+    serve_stages(sys.argv[1]) if sys.argv[1:] else serve()

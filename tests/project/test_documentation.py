@@ -39,7 +39,7 @@ PAGES = [
 # Commands that the long test does not run, and the reason.
 NOT_RUN = {
     r"^README.md: uv ": "installs another Python environment",
-    r"dataset=mnist\b": "downloads MNIST",
+    r"dataset=mnist\b|PRESET=recommended": "downloads MNIST",
     r"s3://|: dvc remote modify --local": "needs a bucket; tests/project/test_sharing.py runs an S3 server",
     r"^experiments.md: .*(dvc pull|PART=|umber-esse)": "tests/experiments/test_sweep.py uses two clones",
     r"source=scans": "needs the reader's arrays; tests/datasets/test_arrays.py generates some",
