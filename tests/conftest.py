@@ -33,8 +33,8 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chr
 DRIVER = shutil.which("chromedriver")
 RUNTIME = ROOT / "demo/node_modules/onnxruntime-web"  # installed by `make test` if npm is available
 STARTED: list[subprocess.Popen[bytes]] = []  # processes that the current test started
+MEMORY, ROOM = Path("/dev/shm"), 4 << 30  # a file system in memory, and how many bytes have to be free there
 # Environment variables of the stages and commands, and variables of the Makefile.
-MEMORY, ROOM = Path("/dev/shm"), 4 << 30  # bytes
 OURS = ("DATASET_MIRROR", "DEVICE", "LOADER_WORKERS", "PIPELINE_DEBUG", "TORCHRUN")
 MAKE_VARIABLES = ("BASE", "IMAGES", "INVERT", "JOBS", "NAME", "PART", "PLACE", "PRESET")
 
