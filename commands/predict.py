@@ -195,15 +195,13 @@ def predict(
     data = model.data
     predictions = Predictions()
     step = BATCHES_DECODED * rows_at_a_time(data)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        tqdm(total=len(files), desc="predicting", unit=" images", disable=None) as bar,
-    ):
+    with tqdm(total=len(files), desc="predicting", unit=" images", disable=None) as bar:
         for first in range(0, len(files), step):
             chunk = files[first : first + step]
-            images = unseen.read(chunk, data, Path(folder) / "pixels", bar, invert=invert, place=options.place)
-            outputs = torch.cat([batch for _, batch in outputs_of(network, images, device, SINGLE, model.arithmetic)])
-            for name, cells in columns_of(chunk, images, outputs, data, options.top_k).items():
+            with tempfile.TemporaryDirectory() as folder:
+                images = unseen.read(chunk, data, Path(folder) / "pixels", bar, invert=invert, place=options.place)
+                outputs = [batch for _, batch in outputs_of(network, images, device, SINGLE, model.arithmetic)]
+            for name, cells in columns_of(chunk, images, torch.cat(outputs), data, options.top_k).items():
                 predictions.columns.setdefault(name, []).extend(cells)
             predictions.remarks += images.remarks
             predictions.unreadable |= {first + row: cause for row, cause in images.unreadable.items()}

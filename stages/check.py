@@ -42,6 +42,8 @@ def check_source(source: str) -> None:
     Raises:
         UserError: there is nothing, or a stage would delete it.
     """
+    if source.startswith("s3://"):
+        return  # download says whether it can be read
     path = Path(source)
     if not path.exists():  # DVC would only print "[Errno 2]"
         raise UserError(

@@ -8,8 +8,8 @@ Out: data/raw/dataset/: files/, the original files byte for byte, and dataset.js
      sha256.
 Published files are accepted only with the recorded checksum. They come from DVC's cache, from `DATASET_MIRROR` (an
 http(s) address or a folder) or from their publishers, in this order. An interrupted download resumes: until it is
-complete, its files are in .state/download/. A user's folder of more than 1 GiB is not copied, nor are the archives of
-ImageNet, which have to be in the folder `DATASET_MIRROR`.
+complete, its files are in .state/download/. A user's folder of more than 1 GiB is not copied, on a disk or in a bucket,
+nor are the archives of ImageNet, which have to be in the folder `DATASET_MIRROR`.
 """
 
 from stages.lib.core.process import run
@@ -44,7 +44,7 @@ class Parameters(StageParameters):
     source: str = Field(
         default="data/source",
         min_length=1,
-        description="folder or archive of your own images, for dataset folder, csv and arrays",
+        description="folder or archive of your own images, or s3://bucket/folder, for dataset folder, csv and arrays",
     )
 
 
@@ -55,7 +55,7 @@ def main() -> None:
         target.mkdir()
         download = Download(target, partial(fetch_into, target), partial(bring, parameters.source, target))
         files = DATASETS[parameters.dataset].fetch(download)
-        total = sum((files.root / name).stat().st_size for name in files.names)
+        total = files.size()
         write_manifest(folder, parameters.dataset, files)
     shutil.rmtree(UNFINISHED, ignore_errors=True)
     where = f"in {RAW}" if files.root == target else f"left in {files.recorded_root}"

@@ -6,8 +6,9 @@ In:  the original files, in whatever format.
 Out: data/normalized/{train,val,test}/: images uint8 (N, C, H, W) of one geometry, targets, rows of the source, and for
      test the paths of the image files if there are any; with each split the description of the data: classes, and mean
      and standard deviation of the training pixels, of a regression also those of its targets.
-Each image is read once (with `drop_duplicates` twice), a block of images at a time. A test split of the source itself
-stays the test split; otherwise `test_fraction` and `val_fraction` of each class are drawn.
+Each image is read once (with `drop_duplicates` twice), a block of images at a time, on all processors, or by the
+workers of the cluster that CLUSTER names, with the same bytes. A test split of the source itself stays the test split;
+otherwise `test_fraction` and `val_fraction` of each class are drawn.
 """
 
 from stages.lib.core.process import run
@@ -17,10 +18,14 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
+from tqdm import tqdm
 
+from stages.lib.cluster.connection import cluster_address
+from stages.lib.cluster.tasks import on_cluster
 from stages.lib.core import SPLITS
 from stages.lib.core.errors import UserError, some
 from stages.lib.core.files import STATE, replacing_folder
@@ -28,15 +33,17 @@ from stages.lib.core.parameters import StageParameters, load
 from stages.lib.datasets.kind import CLASSIFICATION, TASKS, Contents, Part, Reading
 from stages.lib.datasets.raw import Raw, read_manifest
 from stages.lib.datasets.table import DATASETS
-from stages.lib.preprocessing import duplicates, geometry, pixel_statistics, splitting
+from stages.lib.preprocessing import duplicates, pixel_statistics, splitting
 from stages.lib.preprocessing.decoding import decode_all
+from stages.lib.preprocessing.fitting import Unfitted, fit_shard
+from stages.lib.preprocessing.processes import Map, all_processors
 from stages.lib.splits.description import DataDescription, Quantity
-from stages.lib.splits.shards import Writer
+from stages.lib.splits.shards import Shard, rows_of_a_shard, shard_path, write_description
 
 RAW = Path("data/raw/dataset")
 NORMALIZED = Path("data/normalized")
 UNPACKED = STATE / "normalize"  # unpacked archives and decoded pixels
-BLOCK = 1 << 23  # bytes of original pixels at a time
+SMALL = 1 << 27  # bytes of pixels that one process fits sooner than several begin to
 IMBALANCE = 10  # report classes if the largest has so many times the images of the smallest
 
 
@@ -70,7 +77,7 @@ class Parameters(StageParameters):
 def main() -> None:
     parameters = load(Parameters)
     raw = read_manifest(RAW)
-    with opened(raw, parameters) as (parts, labels):
+    with processes(raw) as run, opened(raw, parameters, run) as (parts, labels):
         classes = labels if parameters.task == CLASSIFICATION else ()
 
         if classes:
@@ -79,30 +86,20 @@ def main() -> None:
         # --- Divide the rows into splits ---
         splits = divide(parts, classes, parameters)
         refuse_empty(splits)
+        shape = (splits["train"].images[:1].shape[1], parameters.image_size, parameters.image_size)
         if parameters.drop_duplicates:
-            splits["train"] = without_duplicates(splits, parameters.image_size)
+            splits["train"] = without_duplicates(splits, shape, run)
             refuse_empty(splits)
         if classes:
             check_classes(splits["train"].targets, classes)
 
         with replacing_folder(NORMALIZED) as folder:
-            # --- Bring all images to one geometry, block by block; count the pixel values of train ---
-            shape = (splits["train"].images[:1].shape[1], parameters.image_size, parameters.image_size)
-            writers = {name: Writer(folder / name, shape, np.dtype(np.uint8)) for name in SPLITS}
-            digests = {name: np.empty(len(part.targets), np.uint64) for name, part in splits.items()}
-            counts = np.zeros((shape[0], 256), np.int64)
-            for name, images, rows in fitted_blocks(splits, parameters.image_size):
-                part = splits[name]
-                # Only evaluate names files. Without them in train and val, renamed files do not start a new training.
-                files = [part.files[row] for row in part.index[rows]] if part.files and name == "test" else None
-                writers[name].append(images, part.targets[rows], part.index[rows], files)
-                digests[name][rows] = duplicates.digests(images)
-                if name == "train":
-                    counts += pixel_statistics.count_values(images)
-            duplicates_left = report_duplicates(digests)
+            # --- Bring all images to one geometry, and write them, shard by shard ---
+            fitted = fit_splits(splits, shape, run, folder)
+            duplicates_left = report_duplicates(fitted)
 
             # --- Statistics of train alone ---
-            mean, std = pixel_statistics.mean_and_std(counts)
+            mean, std = pixel_statistics.mean_and_std(fitted["train"].counts)
             if not all(std):
                 raise UserError(
                     f"{RAW}: the training pixels of a channel are all the same; there is nothing to learn from"
@@ -118,13 +115,25 @@ def main() -> None:
                 max_pixel_value=parameters.max_pixel_value,
                 duplicates=duplicates_left,
             )
-            for name, writer in writers.items():
-                rows_written = writer.finish(description, "normalize")
+            for name, split in fitted.items():
+                rows_written = write_description(folder / name, split.shards, description, "normalize")
                 print(f"{name:>5}: {rows_written:,} images of {' x '.join(map(str, shape))}")
 
 
 @contextmanager
-def opened(raw: Raw, parameters: Parameters) -> Iterator[Contents]:
+def processes(raw: Raw) -> Iterator[Map]:
+    """Yield what runs tasks: the workers of a cluster if CLUSTER names one, otherwise all processors.
+
+    Raises:
+        UserError: the cluster cannot be used.
+    """
+    address = cluster_address()
+    with on_cluster(address, None if raw.address else raw.root) if address else all_processors() as run:
+        yield run
+
+
+@contextmanager
+def opened(raw: Raw, parameters: Parameters, run: Map) -> Iterator[Contents]:
     """Read a data set; its images can be accessed until the block ends.
 
     Raises:
@@ -137,8 +146,8 @@ def opened(raw: Raw, parameters: Parameters) -> Iterator[Contents]:
             task=parameters.task,
             unreadable_allowed=parameters.unreadable_allowed,
             scratch=UNPACKED,
-            decode=lambda content_of, names, path: decode_all(
-                content_of, names, parameters.image_size, path, white=parameters.max_pixel_value
+            decode=lambda reader_of, names, folder: decode_all(
+                reader_of, names, parameters.image_size, folder, run, white=parameters.max_pixel_value
             ),
         )
         yield DATASETS[raw.dataset].read(raw, reading)
@@ -181,42 +190,64 @@ def describe_origin(parts: Mapping[str, Part], classes: Sequence[str], parameter
     return origin
 
 
-def fitted_blocks(splits: Mapping[str, Part], size: int) -> Iterator[tuple[str, np.ndarray, slice]]:
-    """Read the images of all splits once, in the order of the source.
+class FittedSplit(NamedTuple):
+    """What is known of a split besides its images."""
 
-    Yields:
-        The name of a split, some of its images (n, C, size, size) uint8, and which of its rows they are.
-    """
-    sources = {id(part.images): part.images for part in splits.values()}
-    for source in sources.values():
-        index_of = {name: part.index for name, part in splits.items() if part.images is source}
-        block = max(1, BLOCK // source[:1].nbytes)
-        for start in range(0, len(source), block):
-            rows_of = {
-                name: slice(*np.searchsorted(index, [start, start + block]).tolist())
-                for name, index in index_of.items()
-            }
-            rows_of = {name: rows for name, rows in rows_of.items() if rows.start < rows.stop}
-            if not rows_of:
-                continue
-            images = source[start : start + block]
-            for name, rows in rows_of.items():
-                yield name, geometry.fit(images[index_of[name][rows] - start], size), rows
+    shards: list[Shard]  # empty if they were not written
+    digests: np.ndarray  # (N,) uint64
+    counts: np.ndarray  # (C, 256) int64, how often each value of a pixel occurs
 
 
-def without_duplicates(splits: Mapping[str, Part], size: int) -> Part:
+def fit_splits(
+    splits: Mapping[str, Part], shape: tuple[int, int, int], run: Map, folder: Path | None = None
+) -> dict[str, FittedSplit]:
+    """Bring all images to one geometry, in shards, and write those below `folder`, if there is one."""
+    tasks = {name: unfitted_shards(name, splits[name], shape, folder) for name in SPLITS}
+    fitted = {}
+    total = sum(len(part.targets) for part in splits.values())
+    is_small = total * math.prod(shape) < SMALL or any(isinstance(part.images, np.ndarray) for part in splits.values())
+    if not is_small and splits["train"].images[:1].shape[1:] != shape:
+        import torch  # noqa: F401  # which resizes; once for all processes that are forked from this one
+    with tqdm(total=total, desc="normalizing", unit=" images", disable=None) as bar:
+        for name, tasks_of_split in tasks.items():
+            shards = []
+            for shard in (map if is_small else run)(fit_shard, tasks_of_split):
+                shards.append(shard)
+                bar.update(len(shard.digests))
+            fitted[name] = FittedSplit(
+                [each.shard for each in shards if each.shard],
+                np.concatenate([each.digests for each in shards]),
+                np.sum([each.counts for each in shards], axis=0),
+            )
+    return fitted
+
+
+def unfitted_shards(name: str, part: Part, shape: tuple[int, int, int], folder: Path | None) -> Iterator[Unfitted]:
+    """Yield the shards of a split."""
+    if folder:
+        (folder / name).mkdir()
+    rows = rows_of_a_shard(shape, np.dtype(np.uint8))
+    for number, first in enumerate(range(0, len(part.targets), rows)):
+        index = part.index[first : first + rows]
+        # Only evaluate names files. Without them in train and val, renamed files do not start a new training.
+        files = [part.files[row] for row in index] if part.files and name == "test" else None
+        path = shard_path(folder / name, number) if folder else None
+        yield Unfitted(part.images, index, part.targets[first : first + rows], files, shape[1], path)
+
+
+def without_duplicates(splits: Mapping[str, Part], shape: tuple[int, int, int], run: Map) -> Part:
     """Return the training split without the images that are also in val or test."""
-    digests = {name: np.empty(len(part.targets), np.uint64) for name, part in splits.items()}
-    for name, images, rows in fitted_blocks(splits, size):
-        digests[name][rows] = duplicates.digests(images)
-    report_duplicates(digests, "; dropped")
-    repeated = duplicates.are_in(digests["train"], np.concatenate([digests["val"], digests["test"]]))
-    return splits["train"].take(np.flatnonzero(~repeated))
+    fitted = fit_splits(splits, shape, run)
+    report_duplicates(fitted, "; dropped")
+    others = np.concatenate([fitted["val"].digests, fitted["test"].digests])
+    return splits["train"].take(np.flatnonzero(~duplicates.are_in(fitted["train"].digests, others)))
 
 
-def report_duplicates(digests: Mapping[str, np.ndarray], action: str = "") -> dict[str, int]:
+def report_duplicates(fitted: Mapping[str, FittedSplit], action: str = "") -> dict[str, int]:
     """Print and return how many training images are also in val, and how many in test."""
-    repeated = {name: int(duplicates.are_in(digests["train"], digests[name]).sum()) for name in ("val", "test")}
+    repeated = {
+        name: int(duplicates.are_in(fitted["train"].digests, fitted[name].digests).sum()) for name in ("val", "test")
+    }
     if any(repeated.values()):
         counts = ", in ".join(f"{name}: {count:,}" for name, count in repeated.items())
         print(f"duplicates: training images also in {counts}{action}")

@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from commands.lib import backgrounds
 from commands.lib.placing import placed, without_paper
-from stages.lib.datasets.array_file import ArrayFile
-from stages.lib.datasets.image_names import is_image
+from stages.lib.datasets.image_names import is_image_file
+from stages.lib.datasets.kind import Rows
 from stages.lib.fetching.sources import visible
 from stages.lib.preprocessing.decoding import prepare_all
 from stages.lib.preprocessing.geometry import fit
+from stages.lib.preprocessing.processes import all_processors
 from stages.lib.splits.description import DataDescription
 
 
@@ -38,7 +39,7 @@ class Background(NamedTuple):
 class Unseen:
     """Decoded images."""
 
-    images: ArrayFile  # (N, 1 or 3, S, S) uint8, already inverted and placed
+    images: Rows  # (N, 1 or 3, S, S) uint8, already inverted and placed
     description: DataDescription  # of the training data
     unreadable: dict[int, str]  # row -> reason; its pixels are 0
     remarks: list[str]  # lines about what the pixels do not show
@@ -64,7 +65,7 @@ def files_of(path: Path) -> list[Path]:
             raise ValueError("neither a file nor a folder")
         return [path]
     files = sorted(folder / name for folder, _, names in visible(path, links=True) for name in names)
-    images = [file for file in files if is_image(file)]
+    images = [file for file in files if is_image_file(file)]
     if not images:
         raise ValueError(f"contains no image, {len(files):,} other file(s); expected images such as 7.png")
     if others := len(files) - len(images):
@@ -86,7 +87,7 @@ def read(
     Args:
         files: of any format that Pillow reads. Errors are returned in `unreadable`.
         description: of the training data.
-        decoded: a file to write the pixels to.
+        decoded: a folder to write the pixels to, which must not exist.
         bar: advanced by one for each file.
         invert: whether to invert images whose background is opposite to that of the training images.
         place: whether to place each image as MNIST's digits are, for a model of light drawings on a dark background.
@@ -95,7 +96,8 @@ def read(
     prepare = partial(_prepare, description.shape[0], backgrounds.trained_on_light(description), invert, place)
     names = list(map(str, files))
     white = description.max_pixel_value
-    prepared = prepare_all(_content, prepare, names, description.shape[1], decoded, bar, white=white)
+    with all_processors() as run:
+        prepared = prepare_all(lambda _: _content, prepare, names, description.shape[1], decoded, run, bar, white=white)
     return Unseen(prepared.images, description, prepared.unreadable, prepared.remarks(names, white), prepared.notes)
 
 

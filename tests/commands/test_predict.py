@@ -95,7 +95,7 @@ def test_the_test_split_as_image_files_has_the_predictions_of_evaluate(project: 
     files = unseen.files_of(folder)
     pixels = unseen.read(files, description.data, project.root / "pixels", tqdm(disable=True))
     assert torch.equal(torch.cat([batch for _, batch in outputs_of(network, pixels, device, SINGLE)]), logits)
-    one = unseen.read(files[700:701], description.data, project.root / "pixels", tqdm(disable=True))
+    one = unseen.read(files[700:701], description.data, project.root / "one", tqdm(disable=True))
     torch.testing.assert_close(next(outputs_of(network, one, device, SINGLE))[1], logits[700:701], atol=1e-5, rtol=1e-5)
 
 

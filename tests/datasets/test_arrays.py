@@ -9,6 +9,7 @@ import pytest
 from stages import normalize
 from stages.lib.core.errors import UserError
 from stages.lib.fetching import sources
+from stages.lib.preprocessing import fitting
 from tests.datasets.test_folder import choose, run, splits
 
 RANDOM = np.random.default_rng(0)
@@ -43,7 +44,7 @@ def test_the_size_of_a_block_changes_nothing(folder: Path, monkeypatch: pytest.M
     save(folder / "mine", images=IMAGES, targets=TARGETS)
     run(dataset="arrays", source="mine", image_size=4)
     before = {path: path.read_bytes() for path in normalize.NORMALIZED.rglob("*.*")}
-    monkeypatch.setattr(normalize, "BLOCK", block)
+    monkeypatch.setattr(fitting, "BLOCK", block)
     run(dataset="arrays", source="mine", image_size=4)
     assert {path: path.read_bytes() for path in normalize.NORMALIZED.rglob("*.*")} == before
 

@@ -18,7 +18,7 @@ from stages import cache, download, normalize
 from stages.lib.core import SPLITS
 from stages.lib.core.errors import UserError
 from stages.lib.fetching import sources
-from stages.lib.preprocessing import pillow_image
+from stages.lib.preprocessing import fitting, pillow_image
 from stages.lib.preprocessing.decoding import decode
 from stages.lib.preprocessing.pillow_image import open_image
 from stages.lib.splits import shards
@@ -296,7 +296,7 @@ def test_unreadable_files_are_counted_and_named(folder: Path, capsys: pytest.Cap
 @pytest.mark.parametrize("dtype", ["uint8", "float16"])
 def test_each_shard_names_the_files_of_its_rows(folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
     monkeypatch.setattr(shards, "SHARD", 1000)  # bytes: 5 images, or 2
-    monkeypatch.setattr(normalize, "BLOCK", 3 * 3 * SIZE * SIZE)  # bytes: 3 images
+    monkeypatch.setattr(fitting, "BLOCK", 3 * 3 * SIZE * SIZE)  # bytes: 3 images
     album(folder / "photos", images=20)
     for file in ("blue/03.png", "green/19.png"):
         (folder / "photos" / file).write_bytes(b"no image")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from stages.lib.datasets.image_names import is_image, unreadable
+from stages.lib.datasets.image_names import is_image_file, unreadable
 from stages.lib.preprocessing.pillow_image import open_image
 
 
@@ -23,25 +23,25 @@ TIFF = tiff()
 
 @pytest.mark.parametrize("name", ["a.png", "a.JPG", "a.jpeg", "a.tif", "a.webp", "a.HEIC", "a.dng", "a.svg"])
 def test_a_file_with_the_name_of_an_image_is_one(tmp_path: Path, name: str) -> None:
-    assert is_image(tmp_path / name), "without opening it: there is no such file"
+    assert is_image_file(tmp_path / name), "without opening it: there is no such file"
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.pdf", "a.mp4", "a.mpg", "a.json", "a.npy", "a.png.part"])
 def test_other_files_are_none(tmp_path: Path, name: str) -> None:
     Image.new("L", (2, 2)).save(tmp_path / name, "PNG")
-    assert not is_image(tmp_path / name)
+    assert not is_image_file(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a", "0001", "scan.0001"])
 def test_a_file_without_extension_is_an_image_by_its_content(tmp_path: Path, name: str) -> None:
     Image.new("L", (2, 2)).save(tmp_path / name, "JPEG")
-    assert is_image(tmp_path / name)
+    assert is_image_file(tmp_path / name)
     (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic")
-    assert is_image(tmp_path / name), "which then is refused with advice"
+    assert is_image_file(tmp_path / name), "which then is refused with advice"
     (tmp_path / name).write_bytes(b"an old text\0\1\2" * 9)
-    assert not is_image(tmp_path / name)
+    assert not is_image_file(tmp_path / name)
     (tmp_path / name).write_bytes(b"")
-    assert not is_image(tmp_path / name)
+    assert not is_image_file(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from stages.lib.preprocessing import decoding, jpeg
 from stages.lib.preprocessing.pillow_image import open_image
+from stages.lib.preprocessing.processes import all_processors
 
 SIZE = 64  # pixels: 12,288 bytes an image
 
@@ -23,14 +24,14 @@ def content_of(name: str) -> bytes:
 
 def test_a_write_that_is_cut_short_is_an_error(tmp_path: Path) -> None:
     """As on a full disk: the system writes what fits and reports fewer bytes. The rest of the image would be black."""
-    path, image = tmp_path / "pixels", 3 * SIZE * SIZE
-    images, _ = decoding.decode_all(content_of, ["a", "b"], SIZE, path)
+    image = 3 * SIZE * SIZE
+    images, _ = decoding.decode_all(lambda _: content_of, ["a", "b"], SIZE, tmp_path / "pixels", map)
     assert (images[:] == 200).all()
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (image * 3 // 2, limits[1]))
         with pytest.raises(OSError, match="File too large"):
-            decoding._prepare_one(content_of, decoding._fit, SIZE, path, 65_535, 1, "b")
+            decoding.decode_all(lambda _: content_of, ["a", "b"], SIZE, tmp_path / "others", map)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -64,7 +65,10 @@ def test_many_jpeg_files_have_the_pixels_that_pillow_reads(tmp_path: Path, capfd
     files = jpegs()
     assert len(files) >= decoding.FEW
     assert jpeg._decoder() is not None
-    images, unreadable = decoding.decode_all(files.__getitem__, list(files), SIZE, tmp_path / "pixels")
+    with all_processors() as run:
+        images, unreadable = decoding.decode_all(
+            lambda _: files.__getitem__, list(files), SIZE, tmp_path / "pixels", run
+        )
     assert capfd.readouterr().err == ""
     assert {"short.jpg", "empty.jpg"} <= {list(files)[row] for row in unreadable}
     pixels = images[: len(files)]

@@ -29,7 +29,7 @@ class Arrays:
 
     def fetch(self, download: Download) -> OriginalFiles:
         """Bring the user's files."""
-        return download.bring()
+        return download.bring(True)
 
     def read(self, raw: Raw, reading: Reading) -> Contents:
         """Read the targets; the images stay in their files."""
@@ -40,11 +40,11 @@ class Arrays:
         parts = {
             part: Part.whole(*read_part(raw, prefix, reading.task))
             for prefix, part in PARTS.items()
-            if f"{prefix}images.npy" in raw.sha256
+            if f"{prefix}images.npy" in raw.checksums
         }
         if len(parts.keys() & {"all", "train"}) != 1:
             raise UserError(
-                f"{raw.root}: found {', '.join(sorted(raw.sha256)[:5])}; expected images.npy and targets.npy, or "
+                f"{raw.root}: found {', '.join(sorted(raw.checksums)[:5])}; expected images.npy and targets.npy, or "
                 "train_images.npy and train_targets.npy, and the same of val_ and test_ if they are divided already"
             )
         shapes = {part.images[:0].shape[1:] for part in parts.values()}
@@ -105,7 +105,7 @@ def read_targets(raw: Raw, name: str, task: str) -> np.ndarray:
     Raises:
         UserError: the file is missing or holds something else.
     """
-    if name not in raw.sha256:
+    if name not in raw.checksums:
         raise UserError(f"{raw.root / name}: not found; expected the targets of the images beside it")
     array = _map(raw, name)
     if task == REGRESSION:

@@ -15,7 +15,7 @@ class CsvTable:
 
     def fetch(self, download: Download) -> OriginalFiles:
         """Bring the user's files."""
-        return download.bring()
+        return download.bring(False)
 
     def read(self, raw: Raw, reading: Reading) -> Contents:
         """Decode the images that the table names."""

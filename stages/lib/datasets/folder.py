@@ -23,11 +23,13 @@ class Folder:
 
     def fetch(self, download: Download) -> OriginalFiles:
         """Bring the user's files."""
-        return download.bring()
+        return download.bring(False)
 
     def read(self, raw: Raw, reading: Reading) -> Contents:
         """Decode the images."""
-        return decode(label_by_folder(list(raw.sha256), lambda name: is_image(raw.root / name)), raw, reading)
+        return decode(
+            label_by_folder(list(raw.checksums), lambda name: is_image(name, lambda: raw.open(name))), raw, reading
+        )
 
 
 def label_by_folder(names: Sequence[str], is_image: Callable[[str], bool]) -> LabelledFiles:

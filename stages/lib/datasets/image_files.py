@@ -65,7 +65,7 @@ def decode(files: LabelledFiles, raw: Raw, reading: Reading) -> Contents:
     Raises:
         UserError: more files than allowed cannot be read, or none can.
     """
-    images, unreadable = reading.decode(raw.content, files.names, reading.scratch / "pixels")
+    images, unreadable = reading.decode(raw.reader, files.names, reading.scratch / "pixels")
     if unreadable:
         by_reason = defaultdict(list)
         for row, why in unreadable.items():

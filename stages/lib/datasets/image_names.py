@@ -4,8 +4,10 @@ A file is an image by the extension of its name; without an extension, by its fi
 does not read (HEIC, raw files of cameras) count as images that cannot be read: they are never left out silently.
 """
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path, PurePath
+from typing import IO
 
 # Pillow's readers that need no other program (EPS starts Ghostscript) and that decode what they recognize.
 FORMATS = "AVIF BMP DCX DDS DIB GIF ICNS ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI SUN TGA TIFF WEBP XBM XPM"
@@ -47,22 +49,28 @@ def extensions() -> frozenset[str]:
     return frozenset(read | OTHER_FORMATS.keys())
 
 
-def is_image(file: Path) -> bool:
+def is_image(name: str | PurePath, opened: Callable[[], IO[bytes]]) -> bool:
     """Return whether a file is an image, or has the name of one. Only a file without an extension is opened."""
-    extension = file.suffix.lower()
+    extension = PurePath(name).suffix.lower()
     if extension and not extension[1:].isdecimal():
         return extension in extensions()
     from PIL import Image
 
     try:
-        with file.open("rb") as opened:
-            if opened.read(12)[4:].startswith(HEIC):
+        with opened() as file:
+            if file.read(12)[4:].startswith(HEIC):
                 return True
-        # The reader of TGA recognizes nearly everything.
-        Image.open(file, formats=[name for name in formats() if name != "TGA"]).close()
+            file.seek(0)
+            # The reader of TGA recognizes nearly everything.
+            Image.open(file, formats=[name for name in formats() if name != "TGA"]).close()
     except Exception:  # each of Pillow's readers raises its own
         return False
     return True
+
+
+def is_image_file(path: Path) -> bool:
+    """Return the same for a file on a disk."""
+    return is_image(path, lambda: path.open("rb"))
 
 
 def kind_of(name: str) -> str:

@@ -61,13 +61,13 @@ class ImageNet:
                 f"{MIRROR}: found {mirror() or 'nothing'}, expected the folder with the archives that download checked"
             )
         with damage_refused(raw):
-            for name in raw.sha256:
+            for name in raw.checksums:
                 (reading.scratch / name).symlink_to((raw.root / name).resolve())
             parts = {}
             for part in OFFICIAL:
                 names, targets, classes = _unpack(reading.scratch, part)
                 images, unreadable = reading.decode(
-                    partial(_content, reading.scratch), names, reading.scratch / f"{part}.pixels"
+                    lambda _: partial(_content, reading.scratch), names, reading.scratch / f"{part}.pixels"
                 )
                 if unreadable:
                     raise ValueError(f"{len(unreadable)} images of {part}: {next(iter(unreadable.values()))}")

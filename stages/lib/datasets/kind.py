@@ -11,15 +11,27 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from stages.lib.datasets.array_file import ArrayFile
 from stages.lib.datasets.raw import OriginalFiles, Raw
 
 CLASSIFICATION, REGRESSION = "classification", "regression"
 TASKS = (CLASSIFICATION, REGRESSION)
 
-# Decodes image files: how to get the bytes of a file, the names of the files, and a file to write the pixels to ->
+# Given the names of some files, returns what reads one of them: name -> bytes, which may raise ValueError or OSError.
+# It is sent to other processes, so it should hold no more than these files need.
+ReaderOf = Callable[[Sequence[str]], Callable[[str], bytes]]
+
+
+class Rows(Protocol):
+    """Images (N, C, H, W) uint8 in memory or in files: an array, or what supports `len` and slices of rows as one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
+# Decodes image files: how to read them, their names, and a folder to write the pixels to ->
 # images (N, C, image_size, image_size) uint8, and row -> reason for each file that cannot be read.
-Decode = Callable[[Callable[[str], bytes], Sequence[str], Path], tuple[ArrayFile, dict[int, str]]]
+Decode = Callable[[ReaderOf, Sequence[str], Path], tuple[Rows, dict[int, str]]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,8 @@ class Download:
 
     folder: Path  # empty; becomes data/raw/dataset/files/
     fetch: Callable[[File], None]  # puts a published file into the folder, from a mirror that has it
-    bring: Callable[[], OriginalFiles]  # copies or unpacks the user's `source` into the folder, or leaves it in place
+    # Copies or unpacks the user's `source` into the folder, or leaves it in place; True: not if it is in a bucket.
+    bring: Callable[[bool], OriginalFiles]
 
 
 @dataclass(frozen=True)
@@ -58,14 +71,14 @@ class Reading:
 class Part:
     """Images with targets, in the order of the source."""
 
-    images: np.ndarray | ArrayFile  # (M, C, H, W) uint8, of which this part has N
+    images: Rows  # (M, C, H, W) uint8, of which this part has N
     targets: np.ndarray  # (N,) int64, class numbers, or (N, quantities) float64
     index: np.ndarray  # (N,) int64, ascending: its rows of `images`, which are the rows of the source
     groups: np.ndarray | None = None  # (N,) int64; no two splits may share a group
     files: Sequence[str] | None = None  # if the rows of `images` are files: their M paths, shared by all parts
 
     @classmethod
-    def whole(cls, images: np.ndarray | ArrayFile, targets: np.ndarray, files: Sequence[str] | None = None) -> "Part":
+    def whole(cls, images: Rows, targets: np.ndarray, files: Sequence[str] | None = None) -> "Part":
         """Return a part that has all of its images.
 
         Raises:

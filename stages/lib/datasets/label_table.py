@@ -37,7 +37,7 @@ def read_labels(raw: Raw, task: str) -> LabelledFiles:
     Raises:
         UserError: there is not exactly one table, or it is not as described above.
     """
-    name = find_table(list(raw.sha256))
+    name = find_table(list(raw.checksums))
     table = read_table(raw, name)
     if "path" not in table:
         columns = list(map(str, table.columns))
@@ -51,12 +51,12 @@ def read_labels(raw: Raw, task: str) -> LabelledFiles:
     images = [(folder / path).as_posix() for path in table["path"]]
     refuse_rows(
         name,
-        np.array([image not in raw.sha256 for image in images]),
-        lambda row: f"names {table['path'][row]}, and there is no such file; {why_missing(images[row], raw.sha256)}",
+        np.array([image not in raw.checksums for image in images]),
+        lambda row: f"names {table['path'][row]}, and there is no such file; {why_missing(images[row], raw.checksums)}",
     )
     refuse_rows(name, pd.Series(images).duplicated(), lambda row: f"names {table['path'][row]} a second time")
     targets, labels = real_numbers(name, table) if task == REGRESSION else class_numbers(name, table)
-    if others := len(set(raw.sha256) - set(images) - {name}):
+    if others := len(set(raw.checksums) - set(images) - {name}):
         print(f"left out: {others:,} file(s), not in {name}")
     groups = pd.factorize(table["group"])[0].astype(np.int64) if "group" in table else None
     if groups is not None:
@@ -102,7 +102,7 @@ def read_table(raw: Raw, name: str) -> pd.DataFrame:
         UserError: pandas cannot read it, or two columns have the same name.
     """
     try:
-        content = raw.content(name)
+        content = raw.reader([name])(name)
         if name.lower().endswith(".csv"):
             header = next(csv.reader(io.StringIO(_text(content), newline="")), [])
             with warnings.catch_warnings(action="error"):  # pandas only warns of a row with too many cells

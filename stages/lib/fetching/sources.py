@@ -2,11 +2,15 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
 
 from stages.lib.core.errors import UserError
 from stages.lib.datasets.archives import ARCHIVES, ArchiveError, ending_of, unpack
+from stages.lib.datasets.bucket import BucketReader, fetch_object, is_bucket, list_objects
 from stages.lib.datasets.raw import FILES, OriginalFiles
 
 LARGE = 1 << 30  # bytes: a larger folder is not copied
@@ -21,12 +25,19 @@ CLUTTER = {
 CLUTTER_ENDINGS = (":zone.identifier", "@synoeastream", "@synoresource")
 
 
-def bring(source: str, folder: Path) -> OriginalFiles:
+def bring(source: str, folder: Path, needs_folder: bool = False) -> OriginalFiles:
     """Unpack or copy a source into an empty folder; leave a large folder where it is.
+
+    Args:
+        source: a folder or an archive, on a disk or in a bucket.
+        folder: an empty one.
+        needs_folder: whether a large folder in a bucket has to be copied, too.
 
     Raises:
         UserError: the source is neither a folder nor an archive that can be unpacked, or holds no file.
     """
+    if is_bucket(source):
+        return bring_from_bucket(source, folder, needs_folder)
     path = Path(source)
     if path.is_dir():
         names = files_below(path, source)
@@ -38,10 +49,7 @@ def bring(source: str, folder: Path) -> OriginalFiles:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path / name, folder / name)
     elif path.is_file() and ending_of(path.name):
-        try:
-            unpack(path, folder, most_bytes=shutil.disk_usage(folder).free, most_files=MOST_FILES)
-        except ArchiveError as error:
-            raise UserError(f"{error}; pack it again, or name a folder as `source` in params.yaml") from error
+        unpack_source(path, folder)
     else:
         what = "no folder or archive" if path.exists() else "nothing"
         raise UserError(
@@ -49,6 +57,44 @@ def bring(source: str, folder: Path) -> OriginalFiles:
             "params.yaml's `source` names it"
         )
     return OriginalFiles(files_below(folder, source), folder, FILES)
+
+
+def bring_from_bucket(source: str, folder: Path, needs_folder: bool) -> OriginalFiles:
+    """Do the same for a source in a bucket."""
+    if ending_of(source):
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            archive = Path(temporary) / PurePosixPath(source).name
+            fetch_object(source, archive)
+            unpack_source(archive, folder)
+        return OriginalFiles(files_below(folder, source), folder, FILES)
+    objects = {
+        name: entry for name, entry in list_objects(source).items() if not any(map(_is_clutter, name.split("/")))
+    }
+    if not objects:
+        raise UserError(f"{source}: found no objects, expected images; params.yaml's `source` names where they are")
+    files = OriginalFiles(list(objects), folder, FILES)
+    if sum(entry.size for entry in objects.values()) > LARGE and not needs_folder:
+        return files._replace(recorded_root=source, objects=objects)
+    content_of = BucketReader(source, {name: entry.etag for name, entry in objects.items()})
+    for name in tqdm(objects, desc="downloading", unit=" files", disable=None):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / name).write_bytes(content_of(name))
+        except ValueError as error:
+            raise UserError(f"{source}: {error}; run it again") from error
+    return files
+
+
+def unpack_source(archive: Path, folder: Path) -> None:
+    """Unpack the user's archive.
+
+    Raises:
+        UserError: it cannot be unpacked.
+    """
+    try:
+        unpack(archive, folder, most_bytes=shutil.disk_usage(folder).free, most_files=MOST_FILES)
+    except ArchiveError as error:
+        raise UserError(f"{error}; pack it again, or name a folder as `source` in params.yaml") from error
 
 
 def files_below(root: Path, source: str) -> list[str]:

@@ -1,28 +1,24 @@
-"""Decode many image files into pixels of one geometry, on all processors."""
+"""Decode many image files into pixels of one geometry, a block of files in each task of many processes."""
 
-import math
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from signal import SIG_IGN, SIGINT, SIGTERM, signal
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from stages.lib.core.errors import UserError, reason
-from stages.lib.core.files import with_file_name
-from stages.lib.datasets.array_file import ArrayFile
+from stages.lib.core.errors import reason
+from stages.lib.datasets.kind import ReaderOf
 from stages.lib.preprocessing.geometry import fit
 from stages.lib.preprocessing.pillow_image import WHITE, open_image
+from stages.lib.preprocessing.pixel_files import PixelFiles, write_pixels
+from stages.lib.preprocessing.processes import Map
 
 FEW = 64  # images; fewer are decoded in this process
 HALF = 128  # of 256 levels
-CHUNK = 16  # images that a worker process takes at a time
+FEWEST, MOST = 16, 256  # images in a block
+BLOCKS = 1000  # if that gives neither fewer nor more images in a block
 
 T = TypeVar("T")
 
@@ -41,10 +37,10 @@ def decode(content: bytes, size: int) -> tuple[np.ndarray, bool]:
 
 
 def decode_all(
-    content_of: Callable[[str], bytes], names: Sequence[str], size: int, path: Path, *, white: int = WHITE
-) -> tuple[ArrayFile, dict[int, str]]:
-    """Decode many files into one file of pixels, each image brought to `size` by `geometry.fit`; see `prepare_all`."""
-    decoded: Decoded[None] = prepare_all(content_of, _fit, names, size, path, white=white)
+    reader_of: ReaderOf, names: Sequence[str], size: int, folder: Path, run: Map, *, white: int = WHITE
+) -> tuple[PixelFiles, dict[int, str]]:
+    """Decode many files, each image brought to `size` by `geometry.fit`; see `prepare_all`."""
+    decoded: Decoded[None] = prepare_all(reader_of, _fit, names, size, folder, run, white=white)
     for line in decoded.remarks(names, white):
         print(line)
     return decoded.images, decoded.unreadable
@@ -54,12 +50,23 @@ def decode_all(
 class Decoded(Generic[T]):
     """The images of many files."""
 
-    images: ArrayFile  # (N, C, size, size) uint8, C being 1 if all files are grey, otherwise 3
+    images: PixelFiles  # (N, C, size, size) uint8, C being 1 if all files are grey, otherwise 3
     unreadable: dict[int, str] = field(default_factory=dict)  # row -> reason; its pixels are 0
     notes: dict[int, T] = field(default_factory=dict)  # row -> what `prepare` returned
     pages: dict[int, int] = field(default_factory=dict)  # row -> number of pages, if there are several
     brightest: int | None = None  # the largest value of all grey files of 16 bits; None if there are none
     brightest_colour: int | None = None  # the largest of 256 levels of all files of 16 bits in colour
+
+    def add(self, row: int, image: "Prepared[T]") -> None:
+        """Record what is known of an image."""
+        if image.note is not None:
+            self.notes[row] = image.note
+        if image.pages > 1:
+            self.pages[row] = image.pages
+        if image.brightest is not None:
+            self.brightest = max(image.brightest, self.brightest or 0)
+        if image.brightest_colour is not None:
+            self.brightest_colour = max(image.brightest_colour, self.brightest_colour or 0)
 
     def remarks(self, names: Sequence[str], white: int) -> list[str]:
         """Return lines about what the pixels do not show: pages that are not used, and bits that are not."""
@@ -86,66 +93,62 @@ class Decoded(Generic[T]):
 
 
 def prepare_all(
-    content_of: Callable[[str], bytes],
-    prepare: Callable[[np.ndarray, int], tuple[np.ndarray, T | None]],
+    reader_of: ReaderOf,
+    prepare: "Prepare[T]",
     names: Sequence[str],
     size: int,
-    path: Path,
+    folder: Path,
+    run: Map,
     bar: "tqdm[Any] | None" = None,
     *,
     white: int = WHITE,
 ) -> Decoded[T]:
-    """Decode many files into one file of pixels, with as many processes as there are processors.
+    """Decode many files into files of pixels.
 
     Args:
-        content_of: returns the bytes of a file; may raise ValueError or OSError. It is sent to worker processes.
+        reader_of: what reads some of the files.
         prepare: turns an image (3, H, W) uint8 and `size` into pixels (3, size, size) uint8 and a note on the image,
-            or None; may raise ValueError. It is sent to worker processes.
+            or None; may raise ValueError. It is sent to other processes.
         names: of the files.
         size: pixels per side.
-        path: of the file to write, which needs 3 * size * size bytes per image.
+        folder: to write the pixels to, 3 * size * size bytes per image; it must not exist.
+        run: decodes the blocks; a few files are decoded in this process.
         bar: advanced by one per image; None: a new one, shown on a terminal.
         white: the largest value of 16 bits, as in `open_image`.
 
     Raises:
-        UserError: a worker process was killed.
-        OSError: the file of pixels cannot be written.
+        UserError: a process was killed.
+        OSError: the pixels cannot be written.
     """
-    shape = (len(names), 3, size, size)
-    with with_file_name(path), path.open("wb") as file:
-        file.truncate(math.prod(shape))
-    decoded: Decoded[T] = Decoded(ArrayFile(path, shape, np.dtype(np.uint8), 0))
-    all_grey = True
-    if len(names) >= FEW:
-        import torch  # noqa: F401  # once for all workers, which are forked from this process
+    folder.mkdir()
+    images = PixelFiles(folder, (len(names), 3, size, size), max(FEWEST, min(MOST, len(names) // BLOCKS)))
+    decoded: Decoded[T] = Decoded(images)
+    if len(names) < FEW:
+        run = map
+    else:
+        import torch  # noqa: F401  # once for all processes that are forked from this one
+
+    def blocks() -> Iterator[Block[T]]:
+        for first in range(0, len(names), images.block):
+            some_names = names[first : first + images.block]
+            yield Block(reader_of(some_names), prepare, some_names, size, white, images.path(first))
 
     if bar is None:
         bar = tqdm(total=len(names), desc="decoding", unit=" images", disable=None)
-    processes = ProcessPoolExecutor(os.cpu_count(), initializer=_start_worker)
-    try:
-        one = partial(_prepare_one, content_of, prepare, size, path, white)
-        rows = range(len(names))
-        results = map(one, rows, names) if len(names) < FEW else processes.map(one, rows, names, chunksize=CHUNK)
-        for row, result in enumerate(results):
-            bar.update()
+    row, all_grey = 0, True
+    for block in run(prepare_block, blocks()):
+        for result in block:
             if isinstance(result, str):
                 decoded.unreadable[row] = result
-                continue
-            all_grey &= result.grey
-            if result.note is not None:
-                decoded.notes[row] = result.note
-            if result.pages > 1:
-                decoded.pages[row] = result.pages
-            if result.brightest is not None:
-                decoded.brightest = max(result.brightest, decoded.brightest or 0)
-            if result.brightest_colour is not None:
-                decoded.brightest_colour = max(result.brightest_colour, decoded.brightest_colour or 0)
-    except BrokenProcessPool as error:
-        raise UserError("a process that decodes images was killed, perhaps out of memory; run it again") from error
-    finally:
-        processes.shutdown(cancel_futures=True)
+            else:
+                all_grey &= result.grey
+                decoded.add(row, result)
+            row += 1
+        bar.update(len(block))
+        if decoded.unreadable:
+            bar.set_postfix(unreadable=len(decoded.unreadable), refresh=False)
     if all_grey:
-        decoded.images = replace(decoded.images, convert=_first_channel)
+        decoded.images = replace(images, convert=_first_channel)
     return decoded
 
 
@@ -159,25 +162,39 @@ class Prepared(NamedTuple, Generic[T]):
     note: T | None
 
 
-def _prepare_one(
-    content_of: Callable[[str], bytes],
-    prepare: Callable[[np.ndarray, int], tuple[np.ndarray, T | None]],
-    size: int,
-    path: Path,
-    white: int,
-    row: int,
-    name: str,
-) -> Prepared[T] | str:
-    """Write the pixels of an image to the file. Returns what else is known of it, or why it cannot be read."""
-    try:
-        picture = open_image(content_of(name), name, white=white)
-        pixels, note = prepare(picture.pixels, size)
-    except (ValueError, OSError) as error:
-        return reason(error)
-    with with_file_name(path), path.open("r+b") as file:
-        file.seek(row * pixels.nbytes)
-        file.write(pixels.tobytes())
-    return Prepared(picture.grey, picture.brightest, picture.brightest_colour, picture.pages, note)
+Prepare = Callable[[np.ndarray, int], tuple[np.ndarray, T | None]]
+
+
+@dataclass(frozen=True)
+class Block(Generic[T]):
+    """Files to decode, and how."""
+
+    read: Callable[[str], bytes]
+    prepare: Prepare[T]
+    names: Sequence[str]
+    size: int
+    white: int
+    path: Path  # of the file to write
+
+
+def prepare_block(block: Block[T]) -> list[Prepared[T] | str]:
+    """Write the pixels of a block to its file. Returns what else is known of each image, or why it cannot be read.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    pixels = np.zeros((len(block.names), 3, block.size, block.size), np.uint8)
+    results: list[Prepared[T] | str] = []
+    for row, name in enumerate(block.names):
+        try:
+            picture = open_image(block.read(name), name, white=block.white)
+            pixels[row], note = block.prepare(picture.pixels, block.size)
+        except (ValueError, OSError) as error:
+            results.append(reason(error))
+            continue
+        results.append(Prepared(picture.grey, picture.brightest, picture.brightest_colour, picture.pages, note))
+    write_pixels(block.path, pixels)
+    return results
 
 
 def _fit(pixels: np.ndarray, size: int) -> tuple[np.ndarray, None]:
@@ -186,13 +203,3 @@ def _fit(pixels: np.ndarray, size: int) -> tuple[np.ndarray, None]:
 
 def _first_channel(rows: np.ndarray) -> np.ndarray:
     return rows[:, :1]
-
-
-def _start_worker() -> None:
-    """Ignore SIGINT and SIGTERM, which the parent process handles, use one thread, and close stderr."""
-    import torch
-
-    torch.set_num_threads(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write remarks there
-    for number in (SIGINT, SIGTERM):
-        signal(number, SIG_IGN)

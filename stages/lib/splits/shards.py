@@ -18,6 +18,8 @@ holds more than one shard in memory.
 
 import hashlib
 import math
+import os
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -61,8 +63,7 @@ class Writer:
     def __init__(self, folder: Path, shape: tuple[int, int, int], dtype: np.dtype) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
-        rows = max(1, SHARD // (math.prod(shape) * dtype.itemsize))
-        self.images = np.empty((rows, *shape), dtype)  # of the current shard
+        self.images = np.empty((rows_of_a_shard(shape, dtype), *shape), dtype)  # of the current shard
         self.labels: list[tuple[np.ndarray, np.ndarray]] = []  # targets and index of its rows
         self.files: list[str] = []
         self.filled = 0
@@ -71,10 +72,7 @@ class Writer:
     def append(
         self, images: np.ndarray, targets: np.ndarray, index: np.ndarray, files: Sequence[str] | None = None
     ) -> None:
-        """Append rows: (n, C, H, W), (n,) or (n, quantities), (n,), and n paths, or None for all rows of the split.
-
-        Bytes of a path that are not UTF-8 are escaped as Python does, such as `\\udcff`.
-        """
+        """Append rows, as in `write_shard`: with n paths, or None for all rows of the split."""
         while len(images):
             count = min(len(images), len(self.images) - self.filled)
             self.images[self.filled : self.filled + count] = images[:count]
@@ -99,24 +97,69 @@ class Writer:
         """
         if self.filled:
             self._write()
-        content = SplitFile(stage=stage, data=description, shards=self.shards)
-        write_text(self.folder / SPLIT, seal(content.model_dump(mode="json")))
-        return sum(shard.rows for shard in self.shards)
+        return write_description(self.folder, self.shards, description, stage)
 
     def _write(self) -> None:
-        path = self.folder / _name(len(self.shards))
+        path = shard_path(self.folder, len(self.shards))
         targets, index = (np.concatenate(parts) for parts in zip(*self.labels, strict=True))
-        tensors = {"images": self.images[: self.filled], "targets": targets, "index": index}
-        if self.files:
-            names = [name.encode(errors="backslashreplace") for name in self.files]
-            tensors["files"] = np.frombuffer(b"".join(names), np.uint8)
-            tensors["file_ends"] = np.cumsum([len(name) for name in names], dtype=np.int64)
-        try:
-            save_file(tensors, path)
-        except SafetensorError as error:  # it does not say whether the disk is full
-            raise UserError(f"{path}: cannot be written ({reason(error)}); free some space and run it again") from error
-        self.shards.append(Shard(rows=self.filled, sha256=sha256_of(path)))
+        self.shards.append(write_shard(path, self.images[: self.filled], targets, index, self.files))
         self.labels, self.files, self.filled = [], [], 0
+
+
+def rows_of_a_shard(shape: tuple[int, int, int], dtype: np.dtype) -> int:
+    """Return the number of images (C, H, W) in each shard but the last."""
+    return max(1, SHARD // (math.prod(shape) * dtype.itemsize))
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Return the path of a shard; they count from 0."""
+    return folder / f"{number:05}.safetensors"
+
+
+def write_shard(
+    path: Path, images: np.ndarray, targets: np.ndarray, index: np.ndarray, files: Sequence[str] | None = None
+) -> Shard:
+    """Write a shard: (n, C, H, W), (n,) or (n, quantities), (n,), and n paths, or none.
+
+    Bytes of a path that are not UTF-8 are escaped as Python does, such as `\\udcff`. The file appears when it is whole:
+    another process may write the same one.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    tensors = {"images": images, "targets": targets, "index": index}
+    if files:
+        names = [name.encode(errors="backslashreplace") for name in files]
+        tensors["files"] = np.frombuffer(b"".join(names), np.uint8)
+        tensors["file_ends"] = np.cumsum([len(name) for name in names], dtype=np.int64)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        save_file(tensors, temporary)
+    except SafetensorError as error:  # it does not say whether the disk is full
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({reason(error)}); free some space and run it again") from error
+    shard = Shard(rows=len(images), sha256=sha256_of(temporary))
+    os.replace(temporary, path)
+    return shard
+
+
+def write_description(folder: Path, shards: list[Shard], description: DataDescription, stage: str) -> int:
+    """Write split.json, which vouches for all shards. Returns the number of rows.
+
+    Args:
+        folder: of the split; files of processes that were killed are removed.
+        shards: that are in it.
+        description: of the data.
+        stage: the one that writes.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    for left_behind in folder.glob(".*.tmp"):
+        left_behind.unlink(missing_ok=True)
+    content = SplitFile(stage=stage, data=description, shards=shards)
+    write_text(folder / SPLIT, seal(content.model_dump(mode="json")))
+    return sum(shard.rows for shard in shards)
 
 
 @dataclass(frozen=True)
@@ -148,14 +191,14 @@ class OnDisk:
         for number, (start, end) in enumerate(zip(self.starts, self.starts[1:], strict=False)):
             low, high = max(first, start), min(last, end)
             if low < high:
-                with safe_open(self.folder / _name(number), framework="np") as file:
+                with safe_open(shard_path(self.folder, number), framework="np") as file:
                     images[low - first : high - first] = file.get_slice("images")[low - start : high - start]
 
     def labels(self, name: str) -> np.ndarray:
         """Return the "targets" or the "index" of all rows."""
         parts = []
         for number in range(len(self.starts) - 1):
-            with safe_open(self.folder / _name(number), framework="np") as file:
+            with safe_open(shard_path(self.folder, number), framework="np") as file:
                 parts.append(file.get_tensor(name))
         return np.concatenate(parts)
 
@@ -163,7 +206,7 @@ class OnDisk:
         """Return the paths of all rows below the source; None if the split names no files."""
         names: list[str] = []
         for number in range(len(self.starts) - 1):
-            with safe_open(self.folder / _name(number), framework="np") as file:
+            with safe_open(shard_path(self.folder, number), framework="np") as file:
                 names += _files(file) or []
         return names or None
 
@@ -180,7 +223,7 @@ def read(folder: Path) -> OnDisk:
         starts = [0]
         name_files = set()  # whether the shards do
         for number, shard in enumerate(content.shards):
-            path = folder / _name(number)
+            path = shard_path(folder, number)
             if sha256_of(path) != shard.sha256:
                 raise ValueError(f"not the file that {SPLIT} describes")
             with safe_open(path, framework="np") as file:
@@ -223,7 +266,3 @@ def _files(file: Any) -> list[str] | None:
     if any(end <= start for start, end in pairwise(bounds)) or bounds[-1] != len(text):
         raise ValueError(f"file names that do not end where their {len(text)} bytes do")
     return [text[start:end].decode() for start, end in pairwise(bounds)]
-
-
-def _name(number: int) -> str:
-    return f"{number:05}.safetensors"

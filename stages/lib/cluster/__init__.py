@@ -1,0 +1,1 @@
+"""Used by normalize: the machines of a Dask cluster."""
