@@ -8,17 +8,15 @@ times the number of processors is what the machine could do. Our reader also ver
 one process per processor, and writes the pixels to a file. The two run alternately.
 """
 
-import hashlib
 import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
+from benchmarks.images import write_photographs
 from benchmarks.timing import time_alternately, wait_until_idle
 from stages.lib.datasets.raw import Raw
 from stages.lib.preprocessing.decoding import decode_all
@@ -30,7 +28,8 @@ NUMBER, SIZE, ROUNDS = 2000, 224, 5
 def main() -> None:
     wait_until_idle()
     with tempfile.TemporaryDirectory() as folder:
-        raw = photographs(Path(folder) / "photographs")
+        photographs = Path(folder) / "photographs"
+        raw = Raw("folder", photographs, write_photographs(photographs, NUMBER))
         seconds = time_alternately(
             {"ours": lambda: ours(raw, Path(folder) / "pixels"), "torchvision": lambda: torchvision(raw)}, ROUNDS
         )
@@ -42,20 +41,6 @@ def main() -> None:
         f"{rates['torchvision'] * processors:,.0f}: {rates['ours'] / rates['torchvision'] / processors:.2f} of that "
         "(goal 0.90)"
     )
-
-
-def photographs(folder: Path) -> Raw:
-    """Write the image files and return their description, as download does."""
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    sha256 = {}
-    for number in range(NUMBER):
-        coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), np.uint8)).resize(
-            (500, 375), Image.Resampling.BICUBIC
-        )
-        coarse.save(folder / f"{number}.jpg", quality=90)
-        sha256[f"{number}.jpg"] = hashlib.sha256((folder / f"{number}.jpg").read_bytes()).hexdigest()
-    return Raw("folder", folder, sha256)
 
 
 def ours(raw: Raw, path: Path) -> float:

@@ -7,7 +7,7 @@ Out: benchmarks/scale.md and scale.svg.
 The images are synthetic, in a NumPy array: ten classes with a smooth random pattern each, and every image is half the
 pattern of its class, half noise. 2 % of the images become val, 2 % test. Each stage runs in its own process; train runs
 one epoch with batches of 1,024, or 128 for the large images. Memory is the peak resident memory of the process, minus
-that of a process that only imports the stage.
+that of a process that only imports the stage. Then normalize is measured on a Dask cluster (benchmarks/cluster.py).
 """
 
 from stages.lib.core.process import run
@@ -25,6 +25,8 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
+from benchmarks import cluster
+from benchmarks.images import write_arrays
 from benchmarks.picture import svg_chart
 from stages.lib.core.files import STATE, write_text
 
@@ -36,7 +38,6 @@ SIZES: list[tuple[int, tuple[int, ...]]] = [
     (7_000_000, (28, 28)),
     (20_000, (224, 224, 3)),
 ]
-CHUNK = 1 << 24  # bytes of images generated at a time
 PARAMETERS = {
     "dataset": "arrays",
     "source": "generated",
@@ -72,7 +73,7 @@ def main() -> None:
             values: dict[str, Any] = yaml.safe_load(path.read_text()) | PARAMETERS
             values |= {"image_size": shape[0], "batch_size": 1024 if shape[0] < 100 else 128}
             path.write_text(yaml.safe_dump(values, sort_keys=False))
-            generate(project / "generated", number, shape)
+            write_arrays(project / "generated", number, shape)
             for stage in STAGES:
                 _, memory_of_imports = time_and_memory(project, "-c", f"import os, stages.{stage}; os._exit(0)")
                 disk_before = disk_usage(project)
@@ -80,26 +81,12 @@ def main() -> None:
                 disk = disk_usage(project) - disk_before
                 measurements.append(Measurement(number, shape, stage, seconds, memory - memory_of_imports, disk))
                 tqdm.write(line(measurements[-1]))
-    write_text(HERE / "scale.md", page(measurements))
+    with tempfile.TemporaryDirectory(dir=STATE) as folder:
+        project = Path(folder) / "project"
+        subprocess.run(["git", "clone", "--quiet", HERE.parent, project], check=True)
+        clusters = cluster.measure(project)
+    write_text(HERE / "scale.md", f"{page(measurements)}\nOn a Dask cluster on the same machine:\n\n{clusters}\n")
     draw(measurements)
-
-
-def generate(folder: Path, number: int, shape: tuple[int, ...]) -> None:
-    """Write images.npy, (number, *shape) uint8, and targets.npy, (number,) uint8 of ten classes."""
-    random = np.random.Generator(np.random.PCG64(0))
-    small = random.integers(0, 128, (10, 8, 8), np.uint8)
-    patterns = np.stack([np.kron(pattern, np.ones((-(-shape[0] // 8),) * 2, np.uint8)) for pattern in small])
-    patterns = patterns[:, : shape[0], : shape[1]].reshape(10, *shape[:2], *[1] * (len(shape) - 2))
-    targets = random.integers(0, 10, number, np.uint8)
-    folder.mkdir()
-    np.save(folder / "targets.npy", targets)
-    with (folder / "images.npy").open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (number, *shape)})
-        rows = max(1, CHUNK // int(np.prod(shape)))
-        for first in range(0, number, rows):
-            chunk = targets[first : first + rows]
-            noise = np.frombuffer(random.bytes(len(chunk) * int(np.prod(shape))), np.uint8).reshape(-1, *shape)
-            file.write((patterns[chunk] + (noise >> 1)).tobytes())
 
 
 def time_and_memory(project: Path, *program: str) -> tuple[float, int]:
