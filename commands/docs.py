@@ -43,7 +43,12 @@ ENVIRONMENT = {
     "TORCHRUN": (
         "none",
         "options of PyTorch's launcher, for train and evaluate in [several processes](several_machines.md), such as "
-        "`--nproc-per-node 2`. Another number of processes gives other last bits in training",
+        "`--nproc-per-node 2`. In native arithmetic another number of processes gives other last bits in training",
+    ),
+    "CLUSTER": (
+        "none",
+        "address of a [Dask](cluster.md) scheduler, such as `tcp://host:8786`, whose workers run normalize and the "
+        "experiments of `make sweep`",
     ),
     "LOADER_WORKERS": (
         "`0`",

@@ -84,6 +84,7 @@ class Cluster:
     cwd: Path | None
     variables: dict[str, str]
     threads: int
+    protocol: str
 
     def add_workers(self, count: int) -> list[Process]:
         """Start more workers, wait until the scheduler knows them, and return them."""
@@ -93,7 +94,7 @@ class Cluster:
             Process.start(
                 "dask_worker",
                 self.address,
-                *("--host", HOST, "--no-dashboard", "--no-nanny"),
+                *("--host", HOST, "--protocol", self.protocol, "--no-dashboard", "--no-nanny"),
                 *("--nthreads", str(self.threads), "--name", name, "--local-directory", str(folder)),
                 folder=folder,
                 cwd=self.cwd,
@@ -115,6 +116,7 @@ def cluster(
     threads: int = 1,
     cwd: Path | None = None,
     variables: Mapping[str, str] = MappingProxyType({}),
+    protocol: str = "tcp",
 ) -> Iterator[Cluster]:
     """Start a scheduler and workers, wait until all are ready, and kill them when the block ends.
 
@@ -124,17 +126,18 @@ def cluster(
         threads: how many tasks each of them computes at a time.
         cwd: the working directory of all processes; None: each has a new one.
         variables: additions to their environment.
+        protocol: tcp, or tls, with certificates that the variables name.
     """
     file = folder / "scheduler.json"
     scheduler = Process.start(
         "dask_scheduler",
-        *("--host", HOST, "--port", "0", "--no-dashboard", "--dashboard-address", f"{HOST}:0"),
+        *("--host", HOST, "--port", "0", "--protocol", protocol, "--no-dashboard", "--dashboard-address", f"{HOST}:0"),
         *("--scheduler-file", str(file), "--idle-timeout", IDLE),
         folder=folder / "scheduler",
         cwd=cwd,
         variables=variables,
     )
-    running = Cluster("", scheduler, [], folder, cwd, dict(variables), threads)
+    running = Cluster("", scheduler, [], folder, cwd, dict(variables), threads, protocol)
     try:
         running.address = _address(scheduler, file)
         running.add_workers(workers)

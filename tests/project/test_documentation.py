@@ -32,7 +32,7 @@ PAGES = [
         ROOT / f"docs/{name}.md"
         for name in (
             *("parameters", "experiments", "pull_requests", "sharing", "using_the_model", "datasets", "own_data"),
-            *("guarantees", "portable", "several_machines", "scale", "extending"),
+            *("guarantees", "portable", "several_machines", "cluster", "scale", "extending"),
         )
     ),
 ]
@@ -42,6 +42,7 @@ NOT_RUN = {
     r"dataset=mnist\b|PRESET=recommended": "downloads MNIST",
     r"s3://|: dvc remote modify --local": "needs a bucket; tests/project/test_sharing.py runs an S3 server",
     r"^experiments.md: .*(dvc pull|PART=|umber-esse)": "tests/experiments/test_sweep.py uses two clones",
+    r"^cluster.md:": "several processes in the background; tests/stages/test_normalize_on_a_cluster.py starts them",
     r"source=scans": "needs the reader's arrays; tests/datasets/test_arrays.py generates some",
     r"^several_machines.md: (export|python)": "several machines; tests/model/test_distributed.py uses two launchers",
 }

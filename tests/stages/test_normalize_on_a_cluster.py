@@ -217,6 +217,27 @@ def test_no_address_of_a_scheduler(address: str) -> None:
         pass
 
 
+def test_encrypted_connections(photos: Project, expected: tuple[dict[str, str], str], tmp_path: Path) -> None:
+    """With certificates where Dask's configuration looks for them; without, nobody is let in."""
+    from distributed import Security
+
+    certificate = Security.temporary()
+    path = tmp_path / "certificate.pem"
+    path.write_text(f"{certificate.tls_ca_file}\n{certificate.tls_client_key}\n{certificate.tls_client_cert}")
+    variables = {
+        "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
+        "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": str(path),
+    }
+    for role in ("SCHEDULER", "WORKER", "CLIENT"):
+        variables[f"DASK_DISTRIBUTED__COMM__TLS__{role}__CERT"] = str(path)
+    with cluster(tmp_path / "cluster", workers=2, cwd=photos.root, variables=variables, protocol="tls") as started:
+        assert started.address.startswith("tls://")
+        done = photos.run("python", "-m", "stages.normalize", CLUSTER=started.address, **variables)  # type: ignore[arg-type]
+        assert (results(photos), done.stdout) == expected
+        error = photos.stage("normalize", fails=True, CLUSTER=started.address).stderr
+        assert error.startswith(f"normalize: error: CLUSTER: no Dask scheduler answers at {started.address} (")
+
+
 def test_no_worker(running: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "WAITING", 0.1)
     with cluster(tmp_path / "cluster", workers=0) as started:
