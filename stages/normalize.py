@@ -15,6 +15,7 @@ from stages.lib.core.process import run
 
 import math
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +78,8 @@ class Parameters(StageParameters):
 def main() -> None:
     parameters = load(Parameters)
     raw = read_manifest(RAW)
-    with processes(raw) as run, opened(raw, parameters, run) as (parts, labels):
+    with scratch_folder() as scratch, processes(raw) as run:
+        parts, labels = read_source(raw, parameters, scratch, run)
         classes = labels if parameters.task == CLASSIFICATION else ()
 
         if classes:
@@ -133,26 +135,35 @@ def processes(raw: Raw) -> Iterator[Map]:
 
 
 @contextmanager
-def opened(raw: Raw, parameters: Parameters, run: Map) -> Iterator[Contents]:
-    """Read a data set; its images can be accessed until the block ends.
+def scratch_folder() -> Iterator[Path]:
+    """Yield an empty folder for unpacked archives and decoded pixels, which is removed when the block ends.
+
+    Its name is another one in each run: what a worker of a killed run still writes goes nowhere.
+    """
+    shutil.rmtree(UNPACKED, ignore_errors=True)
+    folder = UNPACKED / uuid.uuid4().hex
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(UNPACKED, ignore_errors=True)
+
+
+def read_source(raw: Raw, parameters: Parameters, scratch: Path, run: Map) -> Contents:
+    """Read a data set; its images may be in `scratch`.
 
     Raises:
         UserError: a file is missing or damaged, or its content is not as expected.
     """
-    shutil.rmtree(UNPACKED, ignore_errors=True)
-    UNPACKED.mkdir(parents=True)
-    try:
-        reading = Reading(
-            task=parameters.task,
-            unreadable_allowed=parameters.unreadable_allowed,
-            scratch=UNPACKED,
-            decode=lambda reader_of, names, folder: decode_all(
-                reader_of, names, parameters.image_size, folder, run, white=parameters.max_pixel_value
-            ),
-        )
-        yield DATASETS[raw.dataset].read(raw, reading)
-    finally:
-        shutil.rmtree(UNPACKED, ignore_errors=True)
+    reading = Reading(
+        task=parameters.task,
+        unreadable_allowed=parameters.unreadable_allowed,
+        scratch=scratch,
+        decode=lambda reader_of, names, folder: decode_all(
+            reader_of, names, parameters.image_size, folder, run, white=parameters.max_pixel_value
+        ),
+    )
+    return DATASETS[raw.dataset].read(raw, reading)
 
 
 def divide(parts: Mapping[str, Part], classes: Sequence[str], parameters: Parameters) -> dict[str, Part]:

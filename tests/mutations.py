@@ -101,7 +101,8 @@ def parts(dataset: str) -> dict[str, Part]:
     """Read the files as they are now; in a run, files whose sha256 has changed are refused first."""
     sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in RAW_FILES.iterdir()}
     source = raw.Raw(dataset, RAW_FILES, sha256)
-    with normalize.opened(source, normalize.Parameters(image_size=4), map) as (read_parts, _):
+    with normalize.scratch_folder() as scratch:
+        read_parts, _ = normalize.read_source(source, normalize.Parameters(image_size=4), scratch, map)
         return {name: replace(part, images=part.images[:]) for name, part in read_parts.items()}
 
 
@@ -164,10 +165,9 @@ def read_arrays() -> Any:
     """Read the user's arrays, whose sha256 are those of the files as they are."""
     folder = Path("arrays")
     sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    with normalize.opened(raw.Raw("arrays", folder, sha256), normalize.Parameters(image_size=4), map) as (
-        read_parts,
-        _,
-    ):
+    source = raw.Raw("arrays", folder, sha256)
+    with normalize.scratch_folder() as scratch:
+        read_parts, _ = normalize.read_source(source, normalize.Parameters(image_size=4), scratch, map)
         return plain(read_parts["all"])
 
 

@@ -69,7 +69,8 @@ def published(dataset: str, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def read() -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the parts, with their images in memory, and the classes."""
-    with normalize.opened(read_manifest(download.RAW), normalize.Parameters(), map) as (parts, classes):
+    with normalize.scratch_folder() as scratch:
+        parts, classes = normalize.read_source(read_manifest(download.RAW), normalize.Parameters(), scratch, map)
         return {name: replace(part, images=part.images[:]) for name, part in parts.items()}, classes
 
 

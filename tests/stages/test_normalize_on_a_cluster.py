@@ -16,6 +16,7 @@ from stages.lib.core.errors import UserError
 from tests.cluster import Cluster, cluster
 from tests.conftest import ROOT, Project, artifacts, checkout
 
+pytestmark = pytest.mark.xdist_group("normalize on a cluster")
 # A worker's plugin that acts on the start of a task, put into its place by Dask's preloading.
 PRELOAD = """
 import os, signal
@@ -100,15 +101,15 @@ def test_any_number_of_workers_writes_the_bytes_of_none(
 def test_arrays(downloaded: Project, running: Cluster, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     (downloaded.root / "arrays").mkdir()
-    np.save(downloaded.root / "arrays/images.npy", random.integers(0, 256, (3000, 30, 40, 3), np.uint8))
-    np.save(downloaded.root / "arrays/targets.npy", random.integers(0, 5, 3000, np.uint8))
+    np.save(downloaded.root / "arrays/images.npy", random.integers(0, 256, (1200, 30, 40, 3), np.uint8))
+    np.save(downloaded.root / "arrays/targets.npy", random.integers(0, 5, 1200, np.uint8))
     text = (downloaded.root / "params.yaml").read_text()
     shutil.copytree(downloaded.root / "data/raw", tmp_path / "raw")
     try:
         downloaded.set(dataset="arrays", source="arrays", image_size=256, drop_duplicates="true")
         downloaded.stage("download")
         alone = downloaded.stage("normalize").stdout, results(downloaded)
-        assert sum(path.endswith(".safetensors") for path in alone[1]) > 5
+        assert sum(path.endswith(".safetensors") for path in alone[1]) > 4
         assert (downloaded.stage("normalize", CLUSTER=running.address).stdout, results(downloaded)) == alone
     finally:
         (downloaded.root / "params.yaml").write_text(text)

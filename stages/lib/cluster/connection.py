@@ -54,7 +54,8 @@ def connected(address: str) -> "Iterator[Client]":
         raise UserError(
             f"{CLUSTER}: found `{address}`, expected the address of a Dask scheduler, such as tcp://host:8786"
         )
-    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)  # it reports each lost connection with a traceback
+    for name in ("distributed", "distributed.client"):  # which report each lost connection with a traceback
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     warnings.simplefilter("ignore", VersionMismatchWarning)  # `_compare_versions` says more
     try:
         client = Client(address, timeout=CONNECTING, set_as_default=False)

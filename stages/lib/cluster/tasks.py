@@ -52,6 +52,8 @@ def on_cluster(address: str, source: Path | None) -> Iterator[Map]:
         UserError: the cluster cannot be used.
     """
     STATE.mkdir(exist_ok=True)
+    for left_behind in STATE.glob("running-*"):  # by a process that was killed
+        left_behind.unlink()
     running = STATE / f"running-{uuid.uuid4().hex}"
     running.touch()
     try:

@@ -1,5 +1,6 @@
 """Decode many image files into pixels of one geometry, a block of files in each task of many processes."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,8 +18,8 @@ from stages.lib.preprocessing.processes import Map
 
 FEW = 64  # images; fewer are decoded in this process
 HALF = 128  # of 256 levels
-FEWEST, MOST = 16, 256  # images in a block
-BLOCKS = 1000  # if that gives neither fewer nor more images in a block
+FEWEST, MOST = 16, 1 << 26  # images in a block, and bytes of their pixels
+BLOCKS = 1000  # if that gives neither fewer nor more
 
 T = TypeVar("T")
 
@@ -121,7 +122,8 @@ def prepare_all(
         OSError: the pixels cannot be written.
     """
     folder.mkdir()
-    images = PixelFiles(folder, (len(names), 3, size, size), max(FEWEST, min(MOST, len(names) // BLOCKS)))
+    shape = (3, size, size)
+    images = PixelFiles(folder, (len(names), *shape), max(FEWEST, min(MOST // math.prod(shape), len(names) // BLOCKS)))
     decoded: Decoded[T] = Decoded(images)
     if len(names) < FEW:
         run = map
@@ -181,7 +183,7 @@ def prepare_block(block: Block[T]) -> list[Prepared[T] | str]:
     """Write the pixels of a block to its file. Returns what else is known of each image, or why it cannot be read.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or reading fails for another reason than that a file is not there.
     """
     pixels = np.zeros((len(block.names), 3, block.size, block.size), np.uint8)
     results: list[Prepared[T] | str] = []
@@ -190,11 +192,19 @@ def prepare_block(block: Block[T]) -> list[Prepared[T] | str]:
             picture = open_image(block.read(name), name, white=block.white)
             pixels[row], note = block.prepare(picture.pixels, block.size)
         except (ValueError, OSError) as error:
+            if is_failure(error):
+                raise
             results.append(reason(error))
             continue
         results.append(Prepared(picture.grey, picture.brightest, picture.brightest_colour, picture.pages, note))
     write_pixels(block.path, pixels)
     return results
+
+
+def is_failure(error: Exception) -> bool:
+    """Return whether the disk or the network has failed, rather than that a file is no image or is not there."""
+    expected = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, expected)
 
 
 def _fit(pixels: np.ndarray, size: int) -> tuple[np.ndarray, None]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import active_children
 from signal import SIG_IGN, SIGINT, SIGTERM, signal
 from typing import Protocol, TypeVar
 
@@ -42,6 +43,10 @@ def all_processors() -> Iterator[Map]:
 
     try:
         yield run
+    except BaseException:  # an error, or the user's interruption: do not wait for what is running
+        for process in active_children():
+            process.kill()
+        raise
     finally:
         processes.shutdown(cancel_futures=True)
 
