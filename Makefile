@@ -1,7 +1,8 @@
 # The commands of this project. Each installs .venv first if it is missing or older than requirements.lock.
 #
 #   make repro    run the stages that have changed, up to reports/metrics.json
-#   make run      run an experiment with the parameters of a preset, PRESET=accurate; they are in experiments/presets.yaml
+#   make run      run an experiment with the parameters of a preset, PRESET=accurate; they are in experiments/presets.yaml;
+#                 SEEDS=5 runs it with five seeds, JOBS=2 two at a time
 #   make predict  predict IMAGES=file or folder; INVERT=each inverts every image that is dark on light where training
 #                 images are light on dark (or opposite), INVERT=never none; PLACE=yes crops, scales and centres drawings
 #   make card     write the model card: reports/model_card.md
@@ -14,7 +15,7 @@
 #   make verify   check whether a run from nothing, in a clone, gives the results of the last commit
 #   make portable  prove that portable arithmetic gives the same bits in many surroundings (an hour with emulators)
 #   make sweep    run a grid of experiments, NAME=learning-rate; PART=1/2 runs half of it, JOBS=2 two at a time,
-#                 PRESET=cnn starts from a preset
+#                 PRESET=cnn starts from a preset, CLUSTER=tcp://host:8786 runs it on a Dask cluster
 #   make table    list the experiments of this commit with their scores, best first
 #   make bench    measure run times against other tools and lower bounds: benchmarks/results.md (20 minutes)
 #   make scale    measure the stages with up to 7 million images: benchmarks/scale.md (5 minutes, 20 GB of disk)
@@ -30,6 +31,7 @@ NAME ?= learning-rate
 PART ?= 1/1
 PRESET ?=
 JOBS ?= 1
+SEEDS ?= 1
 IMAGES ?=
 INVERT ?= auto
 PLACE ?=
@@ -38,6 +40,7 @@ override export BASE := $(value BASE)
 override export NAME := $(value NAME)
 override export PART := $(value PART)
 override export JOBS := $(value JOBS)
+override export SEEDS := $(value SEEDS)
 override export PRESET := $(value PRESET)
 override export IMAGES := $(value IMAGES)
 override export INVERT := $(value INVERT)
@@ -54,7 +57,7 @@ repro: $(INSTALLED)
 	@$(BIN)/dvc repro
 
 run: $(INSTALLED)
-	@$(BIN)/python -m experiments.presets -- "$$PRESET"
+	@$(BIN)/python -m experiments.presets --seeds="$$SEEDS" --jobs="$$JOBS" -- "$$PRESET"
 
 predict: $(INSTALLED)
 	@$(BIN)/python -m commands.predict --invert "$$INVERT" $(if $(filter-out no 0 false,$(PLACE)),--place) -- "$$IMAGES"
@@ -124,7 +127,7 @@ $(RUNTIME): demo/package-lock.json
 
 lock:
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-	    --extra export --extra plots --extra s3 --group dev pyproject.toml --output-file requirements.lock
+	    --extra cluster --extra export --extra plots --extra s3 --group dev pyproject.toml --output-file requirements.lock
 
 .venv: $(INSTALLED)
 

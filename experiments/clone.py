@@ -38,6 +38,7 @@ def snapshot() -> Snapshot:
         UserError: git fails, with its message.
     """
     commit = output("git", "rev-parse", "HEAD").strip()
+    output("git", "update-index", "-q", "--refresh")  # or `git stash create` fails in a copied folder without changes
     tree = output("git", "stash", "create").strip() or commit
     changed = output("git", "diff", "--name-only", commit, tree, "--", ".", *NO_INPUTS).splitlines()
     return Snapshot(commit, tree, changed)
@@ -53,15 +54,18 @@ def clone(base: Snapshot, folder: Path) -> None:
     Raises:
         UserError: git fails, with its message.
     """
-    settings = [f"remote.origin.fetch=+{base.refs}/*:{base.refs}/*"]  # so that DVC chooses new names
-    for key in IDENTITY:
-        if value := output("git", "config", "--default", "", key).strip():
-            settings.append(f"{key}={value}")
-    options = [part for setting in settings for part in ("--config", setting)]
+    settings = {"remote.origin.fetch": f"+{base.refs}/*:{base.refs}/*"} | identity()  # so that DVC chooses new names
+    options = [part for key, value in settings.items() for part in ("--config", f"{key}={value}")]
     output("git", "clone", "--quiet", "--shared", "--no-checkout", *options, ".", str(folder))
     output("git", "-C", str(folder), "checkout", "--quiet", "--detach", base.commit)
     output("git", "-C", str(folder), "restore", "--source", base.tree, "--staged", "--worktree", ".")
     share_dvc(folder)
+
+
+def identity() -> dict[str, str]:
+    """Return git's settings for the author of commits, if there are any."""
+    values = {key: output("git", "config", "--default", "", key).strip() for key in IDENTITY}
+    return {key: value for key, value in values.items() if value}
 
 
 def share_dvc(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,13 @@ def applied(combination: Combination, parameters: Mapping[str, Any]) -> dict[str
             mapping = mapping[part]
         mapping[last] = value
     return values
+
+
+def settings_of(combination: Combination) -> list[str]:
+    """Return the options of `dvc exp run` that set the values of the combination."""
+    return [
+        part for key, value in combination.items() for part in ("-S", f"{key}={json.dumps(value, ensure_ascii=False)}")
+    ]
 
 
 def _has(parameters: Mapping[str, Any], key: Any) -> bool:

@@ -46,7 +46,7 @@ class Process:
             process = subprocess.Popen(
                 [sys.executable, "-m", f"distributed.cli.{module}", *arguments],
                 cwd=cwd or folder,
-                env=environment() | dict(variables),
+                env=environment() | {"DASK_TEMPORARY_DIRECTORY": str(folder)} | dict(variables),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -35,8 +35,8 @@ RUNTIME = ROOT / "demo/node_modules/onnxruntime-web"  # installed by `make test`
 STARTED: list[subprocess.Popen[bytes]] = []  # processes that the current test started
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30  # a file system in memory, and how many bytes have to be free there
 # Environment variables of the stages and commands, and variables of the Makefile.
-OURS = ("DATASET_MIRROR", "DEVICE", "LOADER_WORKERS", "PIPELINE_DEBUG", "TORCHRUN")
-MAKE_VARIABLES = ("BASE", "IMAGES", "INVERT", "JOBS", "NAME", "PART", "PLACE", "PRESET")
+OURS = ("CLUSTER", "DATASET_MIRROR", "DEVICE", "LOADER_WORKERS", "PIPELINE_DEBUG", "TORCHRUN")
+MAKE_VARIABLES = ("BASE", "IMAGES", "INVERT", "JOBS", "NAME", "PART", "PLACE", "PRESET", "SEEDS")
 
 
 def environment() -> dict[str, str]:

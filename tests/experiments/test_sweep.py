@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments import sweep
 from experiments.grid import Combination, applied, combinations
+from experiments.outcome import Experiment
 from experiments.results import DONE, OUTDATED, Result, tracks_source
-from experiments.runner import Experiment
+from experiments.series import table as table_of_scores
 from experiments.table import table
 from stages.lib.core.errors import UserError
 from stages.lib.core.parameters import read
@@ -29,7 +29,7 @@ def test_the_table_of_a_sweep_is_sorted_by_the_score_on_val_and_averages_seeds()
         ({"lr": 0.001, "seed": 0}, Experiment("e", {"val_accuracy": 0.5, "val_loss": 1.5})),
         ({"lr": 1, "seed": 0}, Experiment("f", {"val_r2": 0.99, "val_loss": 0.1})),  # another task
     ]
-    assert [line.split() for line in sweep.table(rows)] == [
+    assert [line.split() for line in table_of_scores(rows)] == [
         ["lr", "runs", "val_accuracy", "val_loss", "best"],
         ["0.01", "2", "0.9600", "±", "0.0283", "0.3000", "±", "0.1414", "d"],
         ["0.1", "2", "0.9100", "±", "0.0141", "0.3000", "±", "0.0000", "b"],

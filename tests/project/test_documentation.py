@@ -43,6 +43,7 @@ NOT_RUN = {
     r"s3://|: dvc remote modify --local": "needs a bucket; tests/project/test_sharing.py runs an S3 server",
     r"^experiments.md: .*(dvc pull|PART=|umber-esse)": "tests/experiments/test_sweep.py uses two clones",
     r"^cluster.md:": "several processes in the background; tests/stages/test_normalize_on_a_cluster.py starts them",
+    r"^experiments.md: (dask |CLUSTER=)": "needs a cluster; tests/experiments/test_cluster.py starts some",
     r"source=scans": "needs the reader's arrays; tests/datasets/test_arrays.py generates some",
     r"^several_machines.md: (export|python)": "several machines; tests/model/test_distributed.py uses two launchers",
 }
