@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from stages.lib.cluster.connection import CLUSTER, connected, result_of
 from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import STATE
+from stages.lib.core.memory import keep_freed_memory
 from stages.lib.preprocessing.processes import AHEAD, Map, in_order
 
 if TYPE_CHECKING:
@@ -107,7 +108,13 @@ def run_checked(function: Callable[[T], R], task: T, expected: Expected) -> R:
         raise UserError(f"{CLUSTER}: {_this_worker()} does not see {expected.source}; mount it there by the same path")
     if code_here() != expected.code:
         raise UserError(f"{CLUSTER}: {_this_worker()} was started with other code in {CODE}; start it again")
+    _prepare_worker()
     return function(task)
+
+
+@cache
+def _prepare_worker() -> None:
+    keep_freed_memory()
 
 
 @cache

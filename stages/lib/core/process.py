@@ -24,6 +24,7 @@ from typing import NoReturn
 
 from stages.lib.core.errors import UserError, one_line
 from stages.lib.core.lock import exclusive
+from stages.lib.core.memory import keep_freed_memory
 
 _received: list[int] = []  # signals, in the order in which they came
 _deferring = False
@@ -39,6 +40,7 @@ def run(main: Callable[[], None], *, lock: bool = True, arguments: bool = False)
     """
     gc.freeze()  # the imported modules are never garbage: do not scan them again
     gc.enable()
+    keep_freed_memory()
     code = 0
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the parent process

@@ -1,10 +1,8 @@
 """The device, and the settings that make equal runs equal to the last bit."""
 
-import ctypes
 import os
 import platform
 import re
-import sys
 from pathlib import Path
 
 import torch
@@ -15,7 +13,6 @@ from stages.lib.core.errors import UserError
 from stages.lib.core.parameters import device_name
 
 CPUINFO = Path("/proc/cpuinfo")
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h, in bytes
 SUBNORMAL = 1e-40
 MODEL_FIELDS = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")  # of x86-64, and of Arm
 
@@ -45,25 +42,12 @@ def prepare(threads: int, arithmetic: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = re.split(r"\.(?: |$)|\n", str(error), maxsplit=1)[0]  # torch goes on to list every backend
         raise UserError(f"DEVICE: cannot compute on `{name}` ({reason}); unset DEVICE for the CPU") from error
-    keep_freed_memory()
     if arithmetic == PORTABLE and not float(torch.tensor(SUBNORMAL) * 1):
         raise UserError(
             "this processor is set to take the smallest numbers (subnormal ones) for 0, which changes results; unset "
             "that, or set arithmetic to native in params.yaml"
         )
     return device
-
-
-def keep_freed_memory() -> None:
-    """Keep the GNU C library from returning freed memory to the system, only to ask for it again at the next step.
-
-    Without this a portable step, whose factors are float64, takes a tenth longer at batch 256, and a native one a
-    sixth longer at batch 1,024.
-    """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if library is not None and hasattr(library, "mallopt"):
-        library.mallopt(M_TRIM_THRESHOLD, 1 << 28)
-        library.mallopt(M_MMAP_THRESHOLD, 1 << 25)
 
 
 def processor(device: torch.device) -> str:
