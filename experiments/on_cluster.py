@@ -104,11 +104,12 @@ def _ended(client: "Client", futures: "list[Future[Any]]", address: str) -> "lis
     from distributed import CancelledError, wait
 
     try:
-        with client.as_current():
-            wait(futures, timeout=POLL, return_when="FIRST_COMPLETED")
-    except TimeoutError:
-        wait_for_workers(client, address)
-    except (CancelledError, OSError):
+        try:
+            with client.as_current():
+                wait(futures, timeout=POLL, return_when="FIRST_COMPLETED")
+        except TimeoutError:
+            wait_for_workers(client, address)
+    except (CancelledError, OSError):  # the scheduler is lost, which the futures say
         pass
     return [future for future in futures if future.done()]
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ from stages.lib.core.files import STATE
 from stages.lib.core.parameters import PARAMETERS
 
 FOLDER = STATE / "sweep"
-FETCHED = "FETCH_HEAD"
 STAGE_ERROR = re.compile(r"^\w+: error: .+", re.MULTILINE)
 DVC_ERROR = re.compile(r"^ERROR: .+", re.MULTILINE)
 
@@ -56,9 +56,15 @@ def fetch(source: Path, name: str, wanted: Mapping[str, object], base: Snapshot)
         UserError: git fails, with its message, or the experiment has other parameters; then it is not kept.
     """
     ref = f"{base.refs}/{name}"
-    output("git", "fetch", "--quiet", str(source), ref)
-    if other := differing(parse_yaml(file_at(FETCHED, str(PARAMETERS)), str(PARAMETERS)), wanted):
-        raise UserError(f"DVC set other values: {' '.join(assignments(other))}")
-    output("git", "update-ref", ref, FETCHED, "")  # "": the name must be new
-    summary, metrics = (json.loads(file_at(ref, path)) for path in (SUMMARY, METRICS))
+    fetched = f"refs/sweep/{uuid.uuid4().hex}"  # not FETCH_HEAD, which any other fetch replaces
+    try:
+        output("git", "fetch", "--quiet", "--no-write-fetch-head", str(source), f"{ref}:{fetched}")
+        if other := differing(parse_yaml(file_at(fetched, str(PARAMETERS)), str(PARAMETERS)), wanted):
+            raise UserError(f"DVC set other values: {' '.join(assignments(other))}")
+        summary, metrics = (json.loads(file_at(fetched, path)) for path in (SUMMARY, METRICS))
+        output("git", "update-ref", ref, fetched, "")  # "": the name must be new
+    except FileNotFoundError as error:
+        raise UserError(f"the experiment {name} came back without {error}") from error
+    finally:
+        output("git", "update-ref", "-d", fetched)
     return Experiment(name, scores_of(summary, metrics))

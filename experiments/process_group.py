@@ -38,8 +38,8 @@ def run_while_stdin_is_open(command: Sequence[str]) -> int:
     leader = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     while leader.poll() is None:
         if select.select([sys.stdin], [], [], POLL_INTERVAL)[0]:  # nothing is ever written to it
-            end([leader])
             break
+    end([leader])  # also what is left of the group if the command itself was killed
     return leader.wait()
 
 

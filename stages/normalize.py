@@ -14,6 +14,7 @@ otherwise `test_fraction` and `val_fraction` of each class are drawn.
 from stages.lib.core.process import run
 
 import math
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ from stages.lib.datasets.raw import Raw, read_manifest
 from stages.lib.datasets.table import DATASETS
 from stages.lib.preprocessing import duplicates, pixel_statistics, splitting
 from stages.lib.preprocessing.decoding import decode_all
-from stages.lib.preprocessing.fitting import Unfitted, fit_shard
+from stages.lib.preprocessing.fitting import Fitted, Unfitted, fit_shard
 from stages.lib.preprocessing.processes import Map, all_processors
 from stages.lib.splits.description import DataDescription, Quantity
 from stages.lib.splits.shards import Shard, rows_of_a_shard, shard_path, write_description
@@ -213,7 +214,9 @@ def fit_splits(
     splits: Mapping[str, Part], shape: tuple[int, int, int], run: Map, folder: Path | None = None
 ) -> dict[str, FittedSplit]:
     """Bring all images to one geometry, in shards, and write those below `folder`, if there is one."""
-    tasks = {name: unfitted_shards(name, splits[name], shape, folder) for name in SPLITS}
+    # Under another name in each run: what a worker of a killed run still writes goes nowhere.
+    staged = folder / f".{uuid.uuid4().hex}.tmp" if folder else None
+    tasks = {name: unfitted_shards(name, splits[name], shape, staged) for name in SPLITS}
     fitted = {}
     total = sum(len(part.targets) for part in splits.values())
     is_small = total * math.prod(shape) < SMALL or any(isinstance(part.images, np.ndarray) for part in splits.values())
@@ -221,8 +224,11 @@ def fit_splits(
         import torch  # noqa: F401  # which resizes; once for all processes that are forked from this one
     with tqdm(total=total, desc="normalizing", unit=" images", disable=None) as bar:
         for name, tasks_of_split in tasks.items():
-            shards = []
+            shards: list[Fitted] = []
             for shard in (map if is_small else run)(fit_shard, tasks_of_split):
+                if folder and staged:
+                    (folder / name).mkdir(exist_ok=True)
+                    os.replace(shard_path(staged / name, len(shards)), shard_path(folder / name, len(shards)))
                 shards.append(shard)
                 bar.update(len(shard.digests))
             fitted[name] = FittedSplit(
@@ -230,13 +236,15 @@ def fit_splits(
                 np.concatenate([each.digests for each in shards]),
                 np.sum([each.counts for each in shards], axis=0),
             )
+    if staged:
+        shutil.rmtree(staged, ignore_errors=True)
     return fitted
 
 
 def unfitted_shards(name: str, part: Part, shape: tuple[int, int, int], folder: Path | None) -> Iterator[Unfitted]:
     """Yield the shards of a split."""
     if folder:
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
     rows = rows_of_a_shard(shape, np.dtype(np.uint8))
     for number, first in enumerate(range(0, len(part.targets), rows)):
         index = part.index[first : first + rows]

@@ -170,18 +170,23 @@ def test_a_worker_that_does_not_see_the_folder(photos: Project, tmp_path: Path) 
     )
 
 
-def test_a_worker_that_does_not_see_the_source_or_runs_other_code(photos: Project, running: Cluster) -> None:
+def test_a_worker_that_comes_later_without_the_source_or_with_other_code_or_versions(
+    photos: Project, running: Cluster
+) -> None:
     state = photos.root / ".state/running-test"
     state.touch()
     try:
         with connection.connected(running.address) as client:
-            for source, code, message in (
-                (Path("/nowhere"), "", "does not see /nowhere; mount it there by the same path"),
-                (None, "other", "was started with other code in stages; start it again"),
+            found = client.submit(tasks.code_here).result(), tasks.versions_here()
+            others = (*found[1][:-1], ("torchvision", "0.1"))
+            for source, code, versions, message in (
+                (Path("/nowhere"), *found, "does not see /nowhere; mount it there by the same path"),
+                (None, "other", found[1], "was started with other code in stages; start it again"),
+                (None, found[0], others, "has torchvision .*, expected 0.1; install requirements.lock there"),
             ):
-                wanted = tasks.Expected(Path(".state/running-test"), source, code)
+                wanted = tasks.Expected(Path(".state/running-test"), source, code, versions)
                 with pytest.raises(UserError, match=message):
-                    connection.result_of(client, client.submit(tasks.run_checked, str, 1, wanted, pure=False))
+                    connection.result_of(client, client.submit(tasks.run_checked, b"", wanted, pure=False))
     finally:
         state.unlink()
 

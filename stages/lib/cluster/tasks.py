@@ -5,17 +5,21 @@ worker has to see the folder and the source, and to run the same code.
 """
 
 import hashlib
+import math
 import os
 import pickle
+import sys
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stages.lib.cluster.connection import CLUSTER, connected, result_of
+from stages.lib.cluster.connection import CLUSTER, PACKAGES, POLL, connected, result_of
 from stages.lib.core.errors import UserError, reason
 from stages.lib.core.files import STATE
 from stages.lib.core.memory import keep_freed_memory
@@ -37,6 +41,7 @@ class Expected:
     running: Path  # exists in this folder while the process that submits the tasks runs
     source: Path | None  # the folder of the original files, if they are in one
     code: str  # of `code_here`
+    versions: tuple[tuple[str, str], ...]  # of `versions_here`
 
 
 @contextmanager
@@ -59,7 +64,7 @@ def on_cluster(address: str, source: Path | None) -> Iterator[Map]:
     running.touch()
     try:
         with connected(address) as client:
-            expected = Expected(running, source, code_here())
+            expected = Expected(running, source, code_here(), versions_here())
 
             # A function inside of another one is sent as code. All others are sent by name, to be imported by the
             # scheduler, too, which may run anywhere.
@@ -69,17 +74,36 @@ def on_cluster(address: str, source: Path | None) -> Iterator[Map]:
                 function, *arguments = pickle.loads(pickled)
                 return function(*arguments)
 
+            def submit(task: tuple[Callable[[T], R], T]) -> "Future[Any]":
+                # The task is pickled by itself: only a worker with the same code can unpickle it.
+                return client.submit(call, pickle.dumps((run_checked, pickle.dumps(task), expected)), pure=False)
+
             def run(function: Callable[[T], R], tasks: Iterable[T], /) -> Iterator[R]:
                 return in_order(
-                    lambda task: client.submit(call, pickle.dumps((run_checked, function, task, expected)), pure=False),
+                    submit,
                     lambda future: _result(client, future),
-                    tasks,
-                    AHEAD * sum(client.nthreads().values()),
+                    ((function, task) for task in tasks),
+                    _AtATime(client),
                 )
 
             yield run
     finally:
         running.unlink(missing_ok=True)
+
+
+class _AtATime:
+    """How many tasks to submit before the first of them has ended: some for each thread of the cluster as it is now."""
+
+    def __init__(self, client: "Client") -> None:
+        self.client = client
+        self.number = 0
+        self.asked = -math.inf
+
+    def __call__(self) -> int:
+        if time.monotonic() > self.asked + POLL:  # workers come and go
+            self.number = AHEAD * max(1, sum(self.client.nthreads().values()))
+            self.asked = time.monotonic()
+        return self.number
 
 
 def _result(client: "Client", future: "Future[Any]") -> Any:
@@ -92,11 +116,15 @@ def _result(client: "Client", future: "Future[Any]") -> Any:
         ) from error
 
 
-def run_checked(function: Callable[[T], R], task: T, expected: Expected) -> R:
-    """Run a task on a worker.
+def run_checked(pickled: bytes, expected: Expected) -> Any:
+    """Run a task on a worker, which may have come after `connected` has compared the versions.
+
+    Args:
+        pickled: a function and its argument.
+        expected: what the worker has to have.
 
     Raises:
-        UserError: the worker does not see the folder or the source, or runs other code.
+        UserError: the worker does not see the folder or the source, or runs other code or versions.
         Exception: what the function raises.
     """
     if not expected.running.exists():
@@ -108,8 +136,17 @@ def run_checked(function: Callable[[T], R], task: T, expected: Expected) -> R:
         raise UserError(f"{CLUSTER}: {_this_worker()} does not see {expected.source}; mount it there by the same path")
     if code_here() != expected.code:
         raise UserError(f"{CLUSTER}: {_this_worker()} was started with other code in {CODE}; start it again")
+    for (name, here), (_, there) in zip(versions_here(), expected.versions, strict=True):
+        if here != there:
+            raise UserError(
+                f"{CLUSTER}: {_this_worker()} has {name} {here}, expected {there}; install requirements.lock there"
+            )
     _prepare_worker()
-    return function(task)
+    function, task = pickle.loads(pickled)
+    try:
+        return function(task)
+    except UserError as error:
+        raise UserError(f"{error} ({_this_worker()})") from error
 
 
 @cache
@@ -125,6 +162,18 @@ def code_here() -> str:
         content = path.read_bytes()
         digest.update(f"{path.as_posix()} {len(content)}\n".encode() + content)
     return digest.hexdigest()
+
+
+@cache
+def versions_here() -> tuple[tuple[str, str], ...]:
+    """Return the versions of Python and of the packages that matter."""
+    found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "none"
+    return tuple(found.items())
 
 
 def _this_worker() -> str:

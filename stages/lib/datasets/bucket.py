@@ -70,44 +70,57 @@ class BucketReader:
 
     address: str
     etags: Mapping[str, str]  # of the objects, in the order in which they will be read
-    _fetched: dict[str, bytes | Exception] = field(default_factory=dict)
+    _fetched: dict[str, bytes | BaseException] = field(default_factory=dict)
+    _order: list[str] = field(default_factory=list)
+    _row: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, name: str) -> bytes:
         """Return the content of an object; those that come next are requested at the same time.
 
         Raises:
-            ValueError: it has changed since it was listed.
-            OSError: it is not there any more.
-            UserError: the server cannot be reached, or refuses.
+            UserError: it has changed since it was listed, or is not there any more, or the server cannot be reached, or
+                refuses.
         """
         if name not in self._fetched:
-            names = list(self.etags)
-            first = names.index(name)
-            self._fetched = self._fetch(names[first : first + AT_A_TIME])
+            if not self._order:
+                self._order = list(self.etags)
+                self._row = {each: row for row, each in enumerate(self._order)}
+            first = self._row[name]
+            self._fetched = self._fetch(self._order[first : first + AT_A_TIME])
         content = self._fetched.pop(name)
-        if isinstance(content, FileNotFoundError):
-            raise content
-        if isinstance(content, Exception):
-            if CHANGED in str(content) or "pre-conditions" in str(content):
-                raise ValueError(f"{name} has changed since it was downloaded") from content
+        if isinstance(content, BaseException):
+            if not isinstance(content, Exception):
+                raise content
+            is_gone = isinstance(content, FileNotFoundError)
+            if is_gone or CHANGED in str(content) or "pre-conditions" in str(content):
+                what = "is not there any more" if is_gone else "has changed since it was listed"
+                raise UserError(
+                    f"{self.address}/{name}: {what}; run `dvc repro`, which lists the source first"
+                ) from content
             raise _refused(f"{self.address}/{name}", content) from content
         return content
 
-    def _fetch(self, names: Sequence[str]) -> dict[str, bytes | Exception]:
+    def _fetch(self, names: Sequence[str]) -> dict[str, bytes | BaseException]:
         filesystem = _filesystem()
         bucket, _, folder = self.address.removeprefix(SCHEME).strip("/").partition("/")
 
         async def content(name: str) -> bytes:
             key = f"{folder}/{name}" if folder else name
-            answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key, IfMatch=self.etags[name])
-            async with answer["Body"] as body:
-                whole: bytes = await body.read()
-            return whole
+
+            async def whole() -> bytes:
+                answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key, IfMatch=self.etags[name])
+                async with answer["Body"] as body:
+                    read: bytes = await body.read()
+                return read
+
+            # s3fs does the same in `cat_file`, which has no If-Match: a connection may break while the body is read.
+            return await _error_wrapper(whole, retries=filesystem.retries)  # type: ignore[no-any-return]
 
         async def contents() -> list[bytes | BaseException]:
             return await asyncio.gather(*map(content, names), return_exceptions=True)
 
         from fsspec.asyn import sync
+        from s3fs.core import _error_wrapper
 
         results = _asked(self.address, lambda: sync(filesystem.loop, contents))
         return dict(zip(names, results, strict=True))

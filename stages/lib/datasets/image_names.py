@@ -56,15 +56,15 @@ def is_image(name: str | PurePath, opened: Callable[[], IO[bytes]]) -> bool:
         return extension in extensions()
     from PIL import Image
 
-    try:
-        with opened() as file:
-            if file.read(12)[4:].startswith(HEIC):
-                return True
-            file.seek(0)
+    with opened() as file:
+        if file.read(12)[4:].startswith(HEIC):
+            return True
+        file.seek(0)
+        try:
             # The reader of TGA recognizes nearly everything.
             Image.open(file, formats=[name for name in formats() if name != "TGA"]).close()
-    except Exception:  # each of Pillow's readers raises its own
-        return False
+        except Exception:  # each of Pillow's readers raises its own
+            return False
     return True
 
 

@@ -69,9 +69,9 @@ class Raw:
     def reader(self, names: Sequence[str]) -> Callable[[str], bytes]:
         """Return what reads these files: name -> bytes.
 
-        It raises ValueError if the file has changed since it was downloaded, and OSError if it cannot be read. It can
-        be sent to another process: it holds the checksums of these files alone. Of a bucket, it requests the files that
-        come next at the same time.
+        It raises UserError if a file has changed since it was downloaded, or cannot be read: `unreadable_allowed` is
+        for images alone. It can be sent to another process: it holds the checksums of these files only. Of a bucket, it
+        requests the files that come next at the same time.
         """
         checksums = {name: self.checksums[name] for name in names}
         return BucketReader(self.address, checksums) if self.address else partial(_checked, self.root, checksums)
@@ -86,9 +86,17 @@ class Raw:
 
 
 def _checked(root: Path, sha256: Mapping[str, str], name: str) -> bytes:
-    content = (root / name).read_bytes()
+    try:
+        content = (root / name).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{root / name}: cannot be read any more ({reason(error)}); put it back, or run `dvc repro`, which looks "
+            "at the source first"
+        ) from error
     if hashlib.sha256(content).hexdigest() != sha256[name]:
-        raise ValueError(f"{name} has changed since it was downloaded")
+        raise UserError(
+            f"{root / name}: has changed since it was downloaded; run `dvc repro`, which looks at the source first"
+        )
     return content
 
 

@@ -78,10 +78,7 @@ def bring_from_bucket(source: str, folder: Path, needs_folder: bool) -> Original
     content_of = BucketReader(source, {name: entry.etag for name, entry in objects.items()})
     for name in tqdm(objects, desc="downloading", unit=" files", disable=None):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            (folder / name).write_bytes(content_of(name))
-        except ValueError as error:
-            raise UserError(f"{source}: {error}; run it again") from error
+        (folder / name).write_bytes(content_of(name))
     return files
 
 

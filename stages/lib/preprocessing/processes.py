@@ -1,5 +1,6 @@
 """Run a function on many tasks, on all processors of this machine."""
 
+import ctypes
 import os
 import sys
 from collections import deque
@@ -8,11 +9,12 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children
-from signal import SIG_IGN, SIGINT, SIGTERM, signal
+from signal import SIG_IGN, SIGINT, SIGKILL, SIGTERM, signal
 from typing import Protocol, TypeVar
 
 from stages.lib.core.errors import UserError
 
+PR_SET_PDEATHSIG = 1  # of prctl.h
 AHEAD = 4  # tasks for each process: what is submitted takes memory, and is not begun if there is an error
 
 F = TypeVar("F")
@@ -37,7 +39,9 @@ def all_processors() -> Iterator[Map]:
 
     def run(function: Callable[[T], R], tasks: Iterable[T], /) -> Iterator[R]:
         try:
-            yield from in_order(lambda task: processes.submit(function, task), Future[R].result, tasks, AHEAD * number)
+            yield from in_order(
+                lambda task: processes.submit(function, task), Future[R].result, tasks, lambda: AHEAD * number
+            )
         except BrokenProcessPool as error:
             raise UserError("a process that reads images was killed, perhaps out of memory; run it again") from error
 
@@ -51,19 +55,23 @@ def all_processors() -> Iterator[Map]:
         processes.shutdown(cancel_futures=True)
 
 
-def in_order(submit: Callable[[T], F], result: Callable[[F], R], tasks: Iterable[T], ahead: int) -> Iterator[R]:
-    """Submit tasks, and yield their results in the order of the tasks; at most `ahead` are submitted at a time."""
+def in_order(
+    submit: Callable[[T], F], result: Callable[[F], R], tasks: Iterable[T], ahead: Callable[[], int]
+) -> Iterator[R]:
+    """Submit tasks, and yield their results in the order of the tasks; at most `ahead()` are submitted at a time."""
     submitted: deque[F] = deque()
     for task in tasks:
         submitted.append(submit(task))
-        if len(submitted) == ahead:
+        while len(submitted) >= ahead():
             yield result(submitted.popleft())
     while submitted:
         yield result(submitted.popleft())
 
 
 def _start_worker() -> None:
-    """Ignore SIGINT and SIGTERM, which the parent process handles, use one thread, and close stderr."""
+    """Ignore SIGINT and SIGTERM, which the parent process handles, end with it, use one thread, and close stderr."""
+    if sys.platform == "linux":  # a parent that is killed would leave it waiting for ever
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write remarks there
