@@ -141,7 +141,7 @@ def run_checked(pickled: bytes, expected: Expected) -> Any:
             raise UserError(
                 f"{CLUSTER}: {_this_worker()} has {name} {here}, expected {there}; install requirements.lock there"
             )
-    _prepare_worker()
+    keep_freed_memory()
     function, task = pickle.loads(pickled)
     try:
         return function(task)
@@ -150,13 +150,8 @@ def run_checked(pickled: bytes, expected: Expected) -> Any:
 
 
 @cache
-def _prepare_worker() -> None:
-    keep_freed_memory()
-
-
-@cache
 def code_here() -> str:
-    """Return a hash of the code when it was first needed, which is when this process imports it."""
+    """Return a hash of the code as it is when this process runs its first task, and imports what the task needs."""
     digest = hashlib.sha256()
     for path in sorted(CODE.rglob("*.py")):
         content = path.read_bytes()

@@ -5,7 +5,6 @@ it (`If-Match`), so never with another content than the one that was listed. s3f
 another server (`AWS_ENDPOINT_URL`) where Amazon's own tools do.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,6 +117,8 @@ class BucketReader:
 
         async def contents() -> list[bytes | BaseException]:
             return await asyncio.gather(*map(content, names), return_exceptions=True)
+
+        import asyncio  # like the next two, only if there is a bucket
 
         from fsspec.asyn import sync
         from s3fs.core import _error_wrapper

@@ -19,7 +19,7 @@ from stages.lib.preprocessing.processes import Map
 FEW = 64  # images; fewer are decoded in this process
 HALF = 128  # of 256 levels
 FEWEST, MOST = 16, 1 << 26  # images in a block, and bytes of their pixels
-BLOCKS = 1000  # if that gives neither fewer nor more
+BLOCKS = 1000  # how many to aim for within these limits
 
 T = TypeVar("T")
 

@@ -2,7 +2,8 @@
 
 Both are libjpeg-turbo, but Pillow stores four bytes a pixel first. torchvision's library of operators is loaded without
 importing torchvision, which takes two seconds. Whatever it cannot read is left to Pillow. It is used in the processes
-that decode many files: libjpeg-turbo writes remarks on damaged ones to stderr, which those have closed.
+that decode many files: libjpeg-turbo writes remarks on damaged ones to stderr, which those have closed, or which is the
+log of a cluster's worker.
 """
 
 import importlib.util

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children
-from signal import SIG_IGN, SIGINT, SIGKILL, SIGTERM, signal
+from signal import SIG_IGN, SIGINT, SIGTERM, signal
 from typing import Protocol, TypeVar
 
 from stages.lib.core.errors import UserError
@@ -71,6 +71,8 @@ def in_order(
 def _start_worker() -> None:
     """Ignore SIGINT and SIGTERM, which the parent process handles, end with it, use one thread, and close stderr."""
     if sys.platform == "linux":  # a parent that is killed would leave it waiting for ever
+        from signal import SIGKILL  # which Windows lacks
+
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
