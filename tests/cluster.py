@@ -37,14 +37,15 @@ class Process:
 
     @classmethod
     def start(
-        cls, module: str, *arguments: str, folder: Path, cwd: Path | None, variables: Mapping[str, str]
+        cls, python: str, module: str, *arguments: str, folder: Path, cwd: Path | None, variables: Mapping[str, str]
     ) -> "Process":
-        """Start `python -m distributed.cli.MODULE` with a new folder."""
+        """Start `python -m distributed.cli.MODULE`, whose `sys.executable` is `python`, with a new folder."""
         folder.mkdir(parents=True)
         log = folder.with_suffix(".log")
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", f"distributed.cli.{module}", *arguments],
+                [python, "-m", f"distributed.cli.{module}", *arguments],
+                executable=sys.executable,
                 cwd=cwd or folder,
                 env=environment() | {"DASK_TEMPORARY_DIRECTORY": str(folder)} | dict(variables),
                 stdin=subprocess.DEVNULL,
@@ -83,6 +84,7 @@ class Cluster:
     folder: Path
     cwd: Path | None
     variables: dict[str, str]
+    python: str
     threads: int
     protocol: str
 
@@ -92,6 +94,7 @@ class Cluster:
         folders = {f"worker-{number}": self.folder / f"worker-{number}" for number in numbers}
         started = [
             Process.start(
+                self.python,
                 "dask_worker",
                 self.address,
                 *("--host", HOST, "--protocol", self.protocol, "--no-dashboard", "--no-nanny"),
@@ -116,6 +119,7 @@ def cluster(
     threads: int = 1,
     cwd: Path | None = None,
     variables: Mapping[str, str] = MappingProxyType({}),
+    python: str = sys.executable,
     protocol: str = "tcp",
 ) -> Iterator[Cluster]:
     """Start a scheduler and workers, wait until all are ready, and kill them when the block ends.
@@ -126,10 +130,12 @@ def cluster(
         threads: how many tasks each of them computes at a time.
         cwd: the working directory of all processes; None: each has a new one.
         variables: additions to their environment.
+        python: with which the workers start processes.
         protocol: tcp, or tls, with certificates that the variables name.
     """
     file = folder / "scheduler.json"
     scheduler = Process.start(
+        sys.executable,
         "dask_scheduler",
         *("--host", HOST, "--port", "0", "--protocol", protocol, "--no-dashboard", "--dashboard-address", f"{HOST}:0"),
         *("--scheduler-file", str(file), "--idle-timeout", IDLE),
@@ -137,7 +143,7 @@ def cluster(
         cwd=cwd,
         variables=variables,
     )
-    running = Cluster("", scheduler, [], folder, cwd, dict(variables), threads, protocol)
+    running = Cluster("", scheduler, [], folder, cwd, dict(variables), python, threads, protocol)
     try:
         running.address = _address(scheduler, file)
         running.add_workers(workers)

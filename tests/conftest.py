@@ -21,7 +21,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from dvc.utils.serialize import load_yaml, modify_yaml
 
@@ -97,7 +96,7 @@ class Project:
     def run(self, *command: str, fails: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the copy; assert that it succeeds, or with `fails` that it fails."""
         values = environment() | variables
-        if prepared.module_of(command) and variables.keys() <= prepared.LATER:
+        if prepared.module_of(command) and not variables.keys() & prepared.EARLY:
             done = prepared.run(command, self.root, values, timeout=300)
         else:
             done = subprocess.run(command, cwd=self.root, env=values, capture_output=True, text=True, timeout=300)
@@ -126,6 +125,12 @@ class Project:
     def command(self, name: str, *arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
         """Run one of the commands in commands/."""
         return self.run("python", "-W", "error", "-m", f"commands.{name}", *arguments, fails=fails)
+
+    def make(self, *arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run make, which installs nothing."""
+        installed = self.root / ".git/installed"
+        installed.touch()
+        return self.run("make", f"INSTALLED={installed}", f"BIN={prepared.venv()}/bin", *arguments, fails=fails)
 
     def repro(self, *arguments: str) -> list[str]:
         """Run `dvc repro` and return the stages that ran, without check, which any change of params.yaml reruns."""
@@ -218,6 +223,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("torture"):
         marks = {item: item.get_closest_marker("torture") for item in items}  # also of single parameters
         items[:] = [item for item in items if not (mark := marks[item]) or mark.kwargs["quick"]]
+    import torch  # not needed by the process that hands the tests to others
+
     if not torch.cuda.is_available():
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
     if not (BROWSER and DRIVER and RUNTIME.exists()) and "CI" not in os.environ:

@@ -2,19 +2,19 @@
 
 A server imports the libraries once and forks a process for each command, which does what `python -m MODULE` does: its
 own folder, environment, standard streams, warnings, exit code. None of this project's modules is imported before.
-A second server does the same for the stages that `dvc` runs in these commands: a script named `python`, first in PATH,
-hands them over. Commands that a test starts in the background, to interrupt them, and those of make are started as
+Scripts named `python` and `dvc`, first in the PATH of these commands, hand over what they start in turn: the stages of
+`dvc repro`, the ranks of a training. Commands that a test starts in the background, to interrupt them, are started as
 users start them.
 """
 
 import ast
 import atexit
 import gc
-import json
 import os
 import runpy
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +23,9 @@ import threading
 import time
 import traceback
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -32,12 +34,12 @@ from typing import Any, NoReturn
 LIBRARIES = """
     dvc.cli dvc.cli.parser dvc.repo dvc.repo.experiments dvc.repo.reproduce dvc.repo.plots dvc.repo.metrics.show
     dvc.stage.loader dvc.parsing fastjsonschema jinja2 numpy pandas PIL.Image pydantic ruamel.yaml safetensors.torch
-    scipy.stats torch torchvision tqdm
+    scipy.stats torch torch.distributed.run torchvision tqdm
 """
-# Variables that libraries read when they are imported, or that start processes; and those that they do not read. A
-# command with any other variable starts afresh.
-EARLY = {"ATEN_CPU_CAPABILITY", "DEVICE", "MKL_CBWR", "OMP_NUM_THREADS", "TORCHRUN"}
-LATER = {"DATASET_MIRROR", "DVC_STAGE", "LOADER_WORKERS", "PIPELINE_DEBUG", "PYTHONPATH"}
+EARLY = {"ATEN_CPU_CAPABILITY", "DEVICE", "MKL_CBWR"}  # read when a library is imported: such commands start afresh
+MODULES = ("commands.", "dvc", "experiments.", "stages.")  # those that are handed over
+
+Request = tuple[str, list[str], bool, str, dict[str, str]]  # module, arguments, strict, folder, environment
 
 
 def module_of(command: Sequence[str]) -> tuple[str, list[str], bool] | None:
@@ -49,7 +51,7 @@ def module_of(command: Sequence[str]) -> tuple[str, list[str], bool] | None:
         return None
     strict = rest[:2] == ["-W", "error"]
     rest = rest[2:] if strict else rest
-    return (rest[1], rest[2:], strict) if rest[:1] == ["-m"] and rest[1] != "torch.distributed.run" else None
+    return (rest[1], rest[2:], strict) if rest[:1] == ["-m"] and rest[1].startswith(MODULES) else None
 
 
 def run(
@@ -58,98 +60,125 @@ def run(
     """Run a command that `module_of` knows, as `subprocess.run` does with captured output."""
     known = module_of(command)
     assert known is not None
-    server = _server()
-    assert server.stdin is not None
-    assert server.stdout is not None
-    with tempfile.TemporaryDirectory() as streams:
-        out, err = Path(streams) / "out", Path(streams) / "err"
-        search = os.pathsep.join([str(_stages()), variables["PATH"]])
-        request = [*known, str(folder), {**variables, "PATH": search}, str(out), str(err)]
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        if not select.select([server.stdout], [], [], timeout)[0]:
-            server.kill()
-            _server.cache_clear()
-            raise subprocess.TimeoutExpired(command, timeout)
-        code = int(server.stdout.readline())
-        return subprocess.CompletedProcess(command, code, *(path.read_text(encoding="utf-8") for path in (out, err)))
+    path = os.pathsep.join([str(venv() / "bin"), variables["PATH"]])
+    request: Request = (*known, str(folder), {**variables, "PATH": path})
+    with (
+        socket.socket(socket.AF_UNIX) as server,
+        open(os.devnull, "rb") as nothing,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as out,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as err,
+    ):
+        server.connect(str(venv() / SOCKET))
+        socket.send_fds(server, [repr(request).encode()], [each.fileno() for each in (nothing, out, err)])
+        server.settimeout(timeout)
+        try:
+            code = int(server.recv(16))
+        except TimeoutError:
+            raise subprocess.TimeoutExpired(command, timeout) from None
+        texts = []
+        for stream in (out, err):
+            stream.seek(0)
+            texts.append(stream.read())
+        return subprocess.CompletedProcess(command, code, *texts)
 
 
-@cache
-def _server() -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.prepared"],
-        cwd=Path(__file__).resolve().parent.parent,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-SHIM = """#!{python} -IS
+SOCKET = "socket"
+SCRIPT = """#!{python} -IS
 import os, sys
-arguments = sys.argv[1:]
-if len(arguments) == 2 and arguments[1].startswith("stages.") and not {early} & os.environ.keys():
+name, *arguments = sys.argv
+module, rest, strict = "dvc", arguments, False
+if name.endswith("/python"):
+    while rest[:1] == ["-u"] or rest[:2] == ["-W", "error"]:
+        strict = strict or rest[0] == "-W"
+        rest = rest[1 + (rest[0] == "-W"):]
+    module, rest = (rest[1], rest[2:]) if rest[:1] == ["-m"] else ("", [])
+if module.startswith({modules}) and not {early} & os.environ.keys():
     import socket
     with socket.socket(socket.AF_UNIX) as server:
         server.connect({path})
-        socket.send_fds(server, [repr((arguments[1], os.getcwd(), dict(os.environ))).encode()], [0, 1, 2])
+        socket.send_fds(server, [repr((module, rest, strict, os.getcwd(), dict(os.environ))).encode()], [0, 1, 2])
         code = int(server.recv(16))
     if code < 0:
         os.kill(os.getpid(), -code)
     sys.exit(code)
-os.execv({python!r}, [{python!r}, *arguments])
+command = [{python!r}, *([] if name.endswith("/python") else ["-m", "dvc"]), *arguments]
+os.execv({python!r}, command)
 """
 
 
 @cache
-def _stages() -> Path:
-    """Start the server of the stages, and return the folder of the script that hands them over."""
-    folder = Path(tempfile.mkdtemp(prefix="stages-"))
+def venv() -> Path:
+    """Start the server, and return a virtual environment with this one's packages, whose `python` and `dvc` it serves.
+
+    A process whose `sys.executable` is its `python` begins with `subprocess.Popen([venv() / "bin/python", ...],
+    executable=sys.executable)`.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="venv-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = folder / "socket"
+    path = folder / SOCKET
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.prepared", str(path)], cwd=Path(__file__).resolve().parent.parent
+        [sys.executable, "-m", "tests.prepared", str(path)],
+        cwd=Path(__file__).resolve().parent.parent,
+        # Streams that cannot seek: those of a command that can would else be expected to.
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     atexit.register(server.terminate)
+    for name in ("lib", "pyvenv.cfg"):
+        (folder / name).symlink_to(Path(sys.prefix) / name)
+    (folder / "bin").mkdir()
+    for program in Path(sys.executable).parent.iterdir():
+        if program.name not in ("python", "dvc"):
+            (folder / "bin" / program.name).symlink_to(program)
+    text = SCRIPT.format(python=sys.executable, modules=MODULES, early=EARLY, path=repr(str(path)))
+    for name in ("python", "dvc"):
+        (folder / "bin" / name).write_text(text)
+        (folder / "bin" / name).chmod(0o700)
     while not path.exists():
-        assert server.poll() is None
+        assert server.poll() is None, server.stdout and server.stdout.read()
         time.sleep(0.01)
-    script = folder / "python"
-    script.write_text(SHIM.format(python=sys.executable, early=EARLY, path=repr(str(path))))
-    script.chmod(0o700)
     return folder
 
 
-def serve_stages(path: str) -> None:
-    """Import the libraries; then, for each connection to a socket, run a stage with the streams of the other side."""
+def serve(path: str) -> None:
+    """Import the libraries; then, for each connection to a socket, run a command with the streams of the other side.
+
+    The answer is the exit code. If the other side closes the connection before, the command is killed.
+    """
+    filters = import_libraries()
+    woken, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    running: dict[int, socket.socket] = {}
     with socket.socket(socket.AF_UNIX) as server:
-        filters = import_libraries()
         server.bind(path)
         server.listen(16)
         while True:
-            connection, _ = server.accept()
-            with connection:
+            ready = select.select([woken, server, *running.values()], [], [])[0]
+            for child in [child for child, connection in running.items() if connection in ready]:
+                os.kill(child, signal.SIGKILL)
+            if woken in ready:
+                woken.recv(4096)
+                while running and (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                    with running.pop(ended[0]) as connection, suppress(OSError):
+                        connection.sendall(str(os.waitstatus_to_exitcode(ended[1])).encode())
+            if server in ready:
+                connection, _ = server.accept()
                 request, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
                 child = os.fork()
                 if not child:
-                    module, folder, variables = ast.literal_eval(request.decode())
-                    start(filters, module, [], False, folder, variables, *streams)
+                    signal.set_wakeup_fd(-1)
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    start(
+                        filters,
+                        str(Path(path).with_name("bin") / "python"),
+                        ast.literal_eval(request.decode()),
+                        streams,
+                    )
+                running[child] = connection
                 for stream in streams:
                     os.close(stream)
-                connection.sendall(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
-
-
-def serve() -> None:
-    """Import the libraries; then, for each line of stdin, run a command and print its exit code."""
-    filters = import_libraries()
-    for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            *request, out, err = json.loads(line)
-            streams = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) for path in (out, err)]
-            start(filters, *request, os.open(os.devnull, os.O_RDONLY), *streams)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 def import_libraries() -> int:
@@ -158,21 +187,18 @@ def import_libraries() -> int:
     for name in LIBRARIES.split():
         import_module(name)
     assert threading.active_count() == 1, "a process with several threads must not be forked"
+    # What torch does when a process ends takes longer than a short command, and serves only a process that goes on.
+    atexit.unregister(sys.modules["torch._dynamo.utils"].dump_compile_times)
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False
     gc.collect()
     gc.freeze()
     return len(warnings.filters) - defaults
 
 
-def start(
-    filters: int,
-    module: str,
-    arguments: list[str],
-    strict: bool,
-    folder: str,
-    variables: dict[str, str],
-    *streams: int,
-) -> NoReturn:
+def start(filters: int, python: str, request: Request, streams: Sequence[int]) -> NoReturn:
     """Do what `python -m MODULE` does, and end the process."""
+    module, arguments, strict, folder, variables = request
     code: Any = 0
     try:
         os.chdir(folder)
@@ -183,6 +209,9 @@ def start(
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
         for text in (sys.stdout, sys.stderr):
             text.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # libraries hold these streams already
+        sys.executable = python  # with which libraries start processes
+        if "OMP_NUM_THREADS" in variables:
+            sys.modules["torch"].set_num_threads(int(variables["OMP_NUM_THREADS"]))
         own = str(Path(__file__).resolve().parent.parent)
         extra = filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))
         sys.path[:] = [folder, *extra, *(path for path in sys.path if path not in ("", own))]
@@ -208,4 +237,4 @@ def start(
 
 
 if __name__ == "__main__":
-    serve_stages(sys.argv[1]) if sys.argv[1:] else serve()
+    serve(sys.argv[1])

@@ -592,14 +592,12 @@ def test_make_predict(project: Project) -> None:
     digit = np.zeros((90, 90), np.uint8)
     digit[4:24, 12:16] = 255
     Image.fromarray(255 - digit).save(project.root / "a digit.png")
-    (project.root / "installed").touch()
-    variables = ["INSTALLED=installed", f"BIN={Path(sys.executable).parent}"]
-    done = project.run("make", "predict", *variables, "IMAGES=a digit.png")
+    done = project.make("predict", "IMAGES=a digit.png")
     assert "a digit.png (inverted)" in done.stdout
-    placed = project.run("make", "predict", *variables, "IMAGES=a digit.png", "INVERT=each", "PLACE=yes")
+    placed = project.make("predict", "IMAGES=a digit.png", "INVERT=each", "PLACE=yes")
     assert "a digit.png (inverted)  1 " in placed.stdout
     assert "a digit.png (inverted)  1 " not in done.stdout
-    assert "a digit.png  " in project.run("make", "predict", *variables, "IMAGES=a digit.png", "INVERT=never").stdout
+    assert "a digit.png  " in project.make("predict", "IMAGES=a digit.png", "INVERT=never").stdout
 
 
 def test_the_digits_of_the_documentation(reproduced: Project) -> None:

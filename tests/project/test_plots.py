@@ -1,7 +1,6 @@
 """The page that `make plots` writes, in a real browser without network access."""
 
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,8 +59,6 @@ def open_page(browser: Chrome, page: Path, plots: int) -> list[dict[str, Any]]:
 
 @pytest.mark.browser
 def test_every_plot_is_drawn_offline(project: Project, browser: Chrome, tmp_path: Path) -> None:
-    (project.root / "installed").touch()
-    make = ("make", "--silent", "INSTALLED=installed", f"BIN={Path(sys.executable).parent}", "plots")
     page = project.root / "dvc_plots/index.html"
 
     # DVC's default page loads scripts from the network, which this browser cannot reach.
@@ -72,7 +69,7 @@ def test_every_plot_is_drawn_offline(project: Project, browser: Chrome, tmp_path
     shutil.rmtree(page.parent)
 
     # The working tree.
-    done = project.run(*make)
+    done = project.make("--silent", "plots")
     assert (done.stdout, done.stderr) == (f"{page.as_uri()}\n", "")
     copied = tmp_path / "copied"
     shutil.copytree(page.parent, copied)
@@ -89,7 +86,7 @@ def test_every_plot_is_drawn_offline(project: Project, browser: Chrome, tmp_path
     # Two revisions.
     project.set(lr=0.003, epochs=2)
     project.repro()
-    done = project.run(*make, "BASE=main")
+    done = project.make("--silent", "plots", "BASE=main")
     assert (done.stdout, done.stderr) == (f"{page.as_uri()}\n", "")
     plots = open_page(browser, page, len(titles()))
     assert sorted(plot["title"] for plot in plots) == titles()
@@ -121,6 +118,4 @@ def test_a_plot_without_rows_is_not_drawn(project: Project, browser: Chrome) -> 
 
 
 def test_an_unknown_revision_is_refused(project: Project) -> None:
-    (project.root / "installed").touch()
-    variables = ("INSTALLED=installed", f"BIN={Path(sys.executable).parent}", "BASE=--help")
-    assert "unknown Git revision '--help'" in project.run("make", "plots", *variables, fails=True).stderr
+    assert "unknown Git revision '--help'" in project.make("plots", "BASE=--help", fails=True).stderr

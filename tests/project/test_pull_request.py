@@ -7,7 +7,6 @@ import hashlib
 import re
 import stat
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from tests import prepared
 from tests.conftest import ROOT, Project, environment
 from tests.datasets.test_folder import album, photo
 
@@ -104,7 +104,7 @@ class PullRequest:
     def __init__(self, origin: Path, branch: str, root: Path) -> None:
         self.project = Project(root)
         subprocess.run(["git", "clone", "--quiet", "--branch", branch, origin, root], check=True, env=environment())
-        (root / ".venv").symlink_to(sys.prefix)
+        (root / ".venv").symlink_to(prepared.venv())
         self.installed = root.parent / "installed"
         self.installed.touch()  # newer than requirements.lock, so make installs nothing
         self.summary = root.parent / f"{branch}.summary.md"
