@@ -39,8 +39,11 @@ MAKE_VARIABLES = ("BASE", "IMAGES", "INVERT", "JOBS", "NAME", "PART", "PLACE", "
 
 
 def environment() -> dict[str, str]:
-    """A user's environment: this Python first in PATH, a git identity, no variables of this project, make or AWS."""
-    excluded = ("GIT_", "MAKE", "MFLAGS", "AWS_")
+    """A user's environment: this Python first in PATH, a git identity, no variables of this project, git, make, AWS.
+
+    None of Python's either, which may switch off the compiled modules that the next command is to find.
+    """
+    excluded = ("AWS_", "GIT_", "MAKE", "MFLAGS", "PYTHON")
     variables = {
         name: value
         for name, value in os.environ.items()
@@ -96,7 +99,7 @@ class Project:
     def run(self, *command: str, fails: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the copy; assert that it succeeds, or with `fails` that it fails."""
         values = environment() | variables
-        if prepared.module_of(command) and not variables.keys() & prepared.EARLY:
+        if prepared.module_of(command):
             done = prepared.run(command, self.root, values, timeout=300)
         else:
             done = subprocess.run(command, cwd=self.root, env=values, capture_output=True, text=True, timeout=300)
@@ -323,30 +326,12 @@ def fresh(reproduced: Project, tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def first_repro(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, float]]:
-    """A project after its first `dvc repro`, committed, and the seconds per stage, including DVC's work."""
-    project = checkout(tmp_path_factory.mktemp("session") / "reproduced")
-    running = project.start("dvc", "repro")
-    starts = []
-    for stage in STAGES:
-        running.wait_for(f"Running stage '{stage}'")
-        starts.append(time.monotonic())
-    assert running.process.wait(timeout=120) == 0, running.output.read_text()
-    ends = [*starts[1:], time.monotonic()]
-    project.commit("results")
-    return project, {stage: end - start for stage, start, end in zip(STAGES, starts, ends, strict=True)}
-
-
-@pytest.fixture(scope="session")
-def reproduced(first_repro: tuple[Project, dict[str, float]]) -> Project:
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project after its first `dvc repro`, committed. Shared: copy it before changing it."""
-    return first_repro[0]
-
-
-@pytest.fixture(scope="session")
-def seconds(first_repro: tuple[Project, dict[str, float]]) -> dict[str, float]:
-    """Seconds per stage, including DVC's work."""
-    return first_repro[1]
+    project = checkout(tmp_path_factory.mktemp("session") / "reproduced")
+    assert project.repro() == STAGES
+    project.commit("results")
+    return project
 
 
 @pytest.fixture

@@ -36,7 +36,8 @@ LIBRARIES = """
     dvc.stage.loader dvc.parsing fastjsonschema jinja2 numpy pandas PIL.Image pydantic ruamel.yaml safetensors.torch
     scipy.stats torch torch.distributed.run torchvision tqdm
 """
-EARLY = {"ATEN_CPU_CAPABILITY", "DEVICE", "MKL_CBWR"}  # read when a library is imported: such commands start afresh
+# Variables that a library reads when it is imported, with the values for the instructions that every processor has.
+SIMPLEST = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
 MODULES = ("commands.", "dvc", "experiments.", "stages.")  # those that are handed over
 
 Request = tuple[str, list[str], bool, str, dict[str, str]]  # module, arguments, strict, folder, environment
@@ -60,7 +61,8 @@ def run(
     """Run a command that `module_of` knows, as `subprocess.run` does with captured output."""
     known = module_of(command)
     assert known is not None
-    path = os.pathsep.join([str(venv() / "bin"), variables["PATH"]])
+    here = venv(**{name: variables[name] for name in SIMPLEST if name in variables})
+    path = os.pathsep.join([str(here / "bin"), variables["PATH"]])
     request: Request = (*known, str(folder), {**variables, "PATH": path})
     with (
         socket.socket(socket.AF_UNIX) as server,
@@ -68,7 +70,7 @@ def run(
         tempfile.TemporaryFile("w+", encoding="utf-8") as out,
         tempfile.TemporaryFile("w+", encoding="utf-8") as err,
     ):
-        server.connect(str(venv() / SOCKET))
+        server.connect(str(here / SOCKET))
         socket.send_fds(server, [repr(request).encode()], [each.fileno() for each in (nothing, out, err)])
         server.settimeout(timeout)
         try:
@@ -92,7 +94,7 @@ if name.endswith("/python"):
         strict = strict or rest[0] == "-W"
         rest = rest[1 + (rest[0] == "-W"):]
     module, rest = (rest[1], rest[2:]) if rest[:1] == ["-m"] else ("", [])
-if module.startswith({modules}) and not {early} & os.environ.keys():
+if module.startswith({modules}) and {early} == [os.environ.get(name) for name in {names}]:
     import socket
     with socket.socket(socket.AF_UNIX) as server:
         server.connect({path})
@@ -107,9 +109,10 @@ os.execv({python!r}, command)
 
 
 @cache
-def venv() -> Path:
-    """Start the server, and return a virtual environment with this one's packages, whose `python` and `dvc` it serves.
+def venv(**early: str) -> Path:
+    """Start a server, and return a virtual environment with this one's packages, whose `python` and `dvc` it serves.
 
+    Each set of values of the variables in SIMPLEST has a server of its own.
     A process whose `sys.executable` is its `python` begins with `subprocess.Popen([venv() / "bin/python", ...],
     executable=sys.executable)`.
     """
@@ -119,6 +122,7 @@ def venv() -> Path:
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.prepared", str(path)],
         cwd=Path(__file__).resolve().parent.parent,
+        env={**os.environ, **early},
         # Streams that cannot seek: those of a command that can would else be expected to.
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -130,7 +134,9 @@ def venv() -> Path:
     for program in Path(sys.executable).parent.iterdir():
         if program.name not in ("python", "dvc"):
             (folder / "bin" / program.name).symlink_to(program)
-    text = SCRIPT.format(python=sys.executable, modules=MODULES, early=EARLY, path=repr(str(path)))
+    names = list(SIMPLEST)
+    values = [early.get(name, os.environ.get(name)) for name in names]
+    text = SCRIPT.format(python=sys.executable, modules=MODULES, early=values, names=names, path=repr(str(path)))
     for name in ("python", "dvc"):
         (folder / "bin" / name).write_text(text)
         (folder / "bin" / name).chmod(0o700)
@@ -209,6 +215,7 @@ def start(filters: int, python: str, request: Request, streams: Sequence[int]) -
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
         for text in (sys.stdout, sys.stderr):
             text.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # libraries hold these streams already
+        sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in variables
         sys.executable = python  # with which libraries start processes
         if "OMP_NUM_THREADS" in variables:
             sys.modules["torch"].set_num_threads(int(variables["OMP_NUM_THREADS"]))

@@ -16,9 +16,9 @@ from stages.lib.arithmetic.mode import Portable
 from stages.lib.core.errors import UserError
 from tests.arithmetic.operations import SAMPLES, hashed
 from tests.conftest import ROOT
+from tests.prepared import SIMPLEST
 
 # Without vector instructions of PyTorch's own, and MKL's kernels for any processor.
-SIMPLEST = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
 
 
 def test_every_operation_that_passes_has_a_sample() -> None:

@@ -16,8 +16,10 @@ import pytest
 from stages import train
 from stages.lib.training import checkpoint
 from tests.conftest import ROOT, Count, Project
+from tests.prepared import SIMPLEST
 from tests.stages.test_train import TINY, choose, make_data, outputs
 
+pytestmark = pytest.mark.xdist_group("simplest instructions")
 EVERYTHING: dict[str, Any] = {  # every source of random numbers, a small last batch, and a sum of each kind
     "averaging": 0.9,
     "batch_size": 33,
@@ -34,7 +36,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "batch normalization": {
         "model": "shufflenet_v2_x0_5",
         **EVERYTHING,
-        "batch_size": 98,  # the fewer steps, the quicker: ranks exchange sums for every layer
+        "batch_size": 196,  # the fewer steps, the quicker: ranks exchange sums for every layer
         "epochs": 1,
         "optimizer": "SGD",
         "momentum": 0.9,
@@ -43,12 +45,9 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "efficientnet_b0": {"model": "efficientnet_b0", "batch_size": 50, "epochs": 1},
 }
 SURROUNDINGS: dict[str, dict[str, str]] = {
-    "the simplest instructions": {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"},
+    "the simplest instructions": SIMPLEST,
     "two processes": {"TORCHRUN": "--nproc-per-node 2"},
-    "three processes of the simplest instructions": {
-        "TORCHRUN": "--nproc-per-node 3",
-        "ATEN_CPU_CAPABILITY": "default",
-    },
+    "three processes of the simplest instructions": {"TORCHRUN": "--nproc-per-node 3", **SIMPLEST},
 }
 
 

@@ -205,11 +205,11 @@ def test_invalid_launcher_options_are_refused_with_one_line(tiny: Project, optio
 
 
 def test_a_killed_rank_is_restarted_and_resumes_with_the_same_bits(tiny: Project) -> None:
-    choose(epochs=10)
+    choose(epochs=6)
     train_on(tiny, 2)
     uninterrupted = outputs()
     running = launch(tiny, "--nproc-per-node", "2", "--max-restarts", "1")
-    running.wait_for("epoch   3/10")
+    running.wait_for("epoch   2/6")
     os.kill(rank_pids(running)[1], signal.SIGKILL)
     printed = finished(running)
     assert re.search(r"resuming after epoch \d+, step \d+ of an interrupted run", printed)

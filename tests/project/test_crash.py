@@ -12,12 +12,14 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests import prepared
 from tests.conftest import STAGES, Count, Project, artifacts, environment
 
 EPOCH = re.compile(r"^epoch +(\d+)/", re.MULTILINE)
@@ -26,11 +28,25 @@ EPOCH = re.compile(r"^epoch +(\d+)/", re.MULTILINE)
 WRITTEN_IN_PLACE = {"dvc.lock": ["git", "checkout", "dvc.lock"], ".dvc/tmp/rwlock": ["rm", ".dvc/tmp/rwlock"]}
 
 
+@pytest.fixture(scope="session")
+def seconds(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], float]:
+    """A function that measures how long a stage takes, including DVC's work."""
+
+    @cache
+    def measure(stage: str) -> float:
+        project = reproduced.copy(tmp_path_factory.mktemp("seconds") / "project")
+        running = project.start("dvc", "repro", "--force", "--single-item", stage)
+        running.wait_for(f"Running stage '{stage}'")
+        start = time.monotonic()
+        assert running.process.wait(timeout=120) == 0, running.output.read_text()
+        return time.monotonic() - start
+
+    return measure
+
+
 def run_repro(project: Project) -> subprocess.CompletedProcess[str]:
     """Run `dvc repro`, which may fail."""
-    return subprocess.run(
-        ["dvc", "repro"], cwd=project.root, env=environment(), capture_output=True, text=True, timeout=300
-    )
+    return prepared.run(("dvc", "repro"), project.root, environment(), timeout=300)
 
 
 def repro(project: Project, count: Count) -> str:
@@ -48,13 +64,14 @@ def repro(project: Project, count: Count) -> str:
 
 @pytest.mark.torture(quick=1, long=26 * len(STAGES))
 def test_a_kill_at_any_moment_of_a_stage_does_not_change_the_result(
-    project: Project, reproduced: Project, seconds: dict[str, float], part: int, count: Count
+    project: Project, reproduced: Project, seconds: Callable[[str], float], part: int, count: Count
 ) -> None:
     stage = ["train", "cache", "download", "normalize", "evaluate"][part % len(STAGES)]
+    whole = seconds(stage)
     project.forget(stage)
     running = project.start("dvc", "repro")
     running.wait_for(f"Running stage '{stage}'")
-    time.sleep(random.Random(f"{stage} {part}").random() * 0.9 * seconds[stage])  # DVC's work included
+    time.sleep(random.Random(f"{stage} {part}").random() * 0.9 * whole)
     count(f"kills in {stage}", running.send(signal.SIGKILL))
     printed = running.output.read_text() + repro(project, count)
     assert artifacts(project) == artifacts(reproduced)

@@ -158,7 +158,7 @@ def propose(project: Project, tmp_path: Path) -> Any:
 
 def test_a_changed_learning_rate_is_reported_and_verified(project: Project, propose: Any) -> None:
     project.command("card")
-    project.set(lr=0.003)
+    project.set(lr=0.003, epochs=2)
     project.repro()
     pull_request = propose("better-lr")
     assert pull_request.failed is None, pull_request.printed
@@ -254,6 +254,7 @@ def test_forged_results_are_refused(project: Project, propose: Any) -> None:
     assert "Running stage" not in pull_request.printed, "expected to fail before running any stage"
 
 
+@pytest.mark.xdist_group("simplest instructions")
 def test_native_results_from_a_different_processor_are_verified_within_rounding(
     project: Project, propose: Any, tmp_path: Path
 ) -> None:
@@ -263,7 +264,7 @@ def test_native_results_from_a_different_processor_are_verified_within_rounding(
     project.commit("native results of this processor")
     project.run("git", "push", "--quiet", str(tmp_path / "origin.git"), "main")
     project.set(lr=0.01)
-    project.run("dvc", "repro", ATEN_CPU_CAPABILITY="default")
+    project.run("dvc", "repro", **prepared.SIMPLEST)  # type: ignore[arg-type]
     pull_request = propose("other-processor")
     assert pull_request.failed is None, pull_request.printed
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT":  # this processor rounds the same way
@@ -276,11 +277,12 @@ def test_native_results_from_a_different_processor_are_verified_within_rounding(
     )
 
 
+@pytest.mark.xdist_group("simplest instructions")
 def test_portable_results_from_a_different_processor_are_verified_to_the_last_bit(
     project: Project, propose: Any
 ) -> None:
     project.set(lr=0.01, epochs=2)
-    project.run("dvc", "repro", ATEN_CPU_CAPABILITY="default", MKL_CBWR="COMPATIBLE")
+    project.run("dvc", "repro", **prepared.SIMPLEST)  # type: ignore[arg-type]
     pull_request = propose("other-processor")
     assert pull_request.failed is None, pull_request.printed
     assert VERIFIED in pull_request.printed

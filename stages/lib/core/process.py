@@ -58,8 +58,10 @@ def run(main: Callable[[], None], *, lock: bool = True, arguments: bool = False)
         sys.stdout.flush()
     except SystemExit as stop:
         code = int(stop.code or 0)
-        with suppress(OSError):
+        try:
             sys.stdout.flush()
+        except OSError as error:
+            code = code or (128 + signal.SIGPIPE if isinstance(error, BrokenPipeError) else 1)
     except Exception as error:
         code = 1
         if isinstance(error, BrokenPipeError) and _output_closed():
