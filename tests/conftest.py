@@ -41,7 +41,8 @@ MAKE_VARIABLES = ("BASE", "IMAGES", "INVERT", "JOBS", "NAME", "PART", "PLACE", "
 def environment() -> dict[str, str]:
     """A user's environment: this Python first in PATH, a git identity, no variables of this project, git, make, AWS.
 
-    None of Python's either, which may switch off the compiled modules that the next command is to find.
+    None of Python's either: PYTHONDONTWRITEBYTECODE makes each command compile all modules, and PYTHONUNBUFFERED hides
+    what becomes of output that cannot be written.
     """
     excluded = ("AWS_", "GIT_", "MAKE", "MFLAGS", "PYTHON")
     variables = {
@@ -99,10 +100,7 @@ class Project:
     def run(self, *command: str, fails: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the copy; assert that it succeeds, or with `fails` that it fails."""
         values = environment() | variables
-        if prepared.module_of(command):
-            done = prepared.run(command, self.root, values, timeout=300)
-        else:
-            done = subprocess.run(command, cwd=self.root, env=values, capture_output=True, text=True, timeout=300)
+        done = prepared.run(command, self.root, values, variables, timeout=300)
         assert (done.returncode != 0) == fails, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -131,9 +129,9 @@ class Project:
 
     def make(self, *arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
         """Run make, which installs nothing."""
-        installed = self.root / ".git/installed"
+        installed = self.root / ".git/installed"  # where git does not list it
         installed.touch()
-        return self.run("make", f"INSTALLED={installed}", f"BIN={prepared.venv()}/bin", *arguments, fails=fails)
+        return self.run("make", f"INSTALLED={installed}", f"BIN={Path(sys.executable).parent}", *arguments, fails=fails)
 
     def repro(self, *arguments: str) -> list[str]:
         """Run `dvc repro` and return the stages that ran, without check, which any change of params.yaml reruns."""
@@ -181,7 +179,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Put the tests' folders into memory if there is room: their thousands of small files are flushed to disk else."""
-    if not config.getoption("torture") and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
+    if (
+        not config.getoption("torture")
+        and MEMORY.is_dir()
+        and shutil.disk_usage(MEMORY).free > ROOM
+        and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC  # prepared commands are programs there
+    ):
         os.environ.setdefault("TMPDIR", str(MEMORY))
         tempfile.tempdir = None  # look at TMPDIR again
 
@@ -327,9 +330,13 @@ def fresh(reproduced: Project, tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project after its first `dvc repro`, committed. Shared: copy it before changing it."""
+    """A project after its first `dvc repro`, committed. Shared: copy it before changing it.
+
+    Its processes are those of a user, so that the results of prepared ones are compared with theirs.
+    """
     project = checkout(tmp_path_factory.mktemp("session") / "reproduced")
-    assert project.repro() == STAGES
+    running = project.start("dvc", "repro")
+    assert running.process.wait(timeout=300) == 0, running.output.read_text()
     project.commit("results")
     return project
 

@@ -1,10 +1,12 @@
 """Commands as real processes that begin with the libraries imported, which otherwise takes most of their time.
 
 A server imports the libraries once and forks a process for each command, which does what `python -m MODULE` does: its
-own folder, environment, standard streams, warnings, exit code. None of this project's modules is imported before.
+own folder, environment, session, standard streams, warnings, exit code. None of this project's modules is imported
+before. What Python reads only when it starts is the server's: hash seed, locale, time zone.
 Scripts named `python` and `dvc`, first in the PATH of these commands, hand over what they start in turn: the stages of
-`dvc repro`, the ranks of a training. Commands that a test starts in the background, to interrupt them, are started as
-users start them.
+`dvc repro`, the ranks of a training, the commands of make. If a script is killed, so is its command, with all that it
+has started; it never receives another signal. Commands that a test starts in the background, to interrupt them, are
+therefore started as users start them.
 """
 
 import ast
@@ -31,50 +33,61 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.handover import SIMPLEST, Request, hand_over, request
+
+ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = """
     dvc.cli dvc.cli.parser dvc.repo dvc.repo.experiments dvc.repo.reproduce dvc.repo.plots dvc.repo.metrics.show
     dvc.stage.loader dvc.parsing fastjsonschema jinja2 numpy pandas PIL.Image pydantic ruamel.yaml safetensors.torch
     scipy.stats torch torch.distributed.run torchvision tqdm
 """
-# Variables that a library reads when it is imported, with the values for the instructions that every processor has.
-SIMPLEST = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
-MODULES = ("commands.", "dvc", "experiments.", "stages.")  # those that are handed over
-
-Request = tuple[str, list[str], bool, str, dict[str, str]]  # module, arguments, strict, folder, environment
-
-
-def module_of(command: Sequence[str]) -> tuple[str, list[str], bool] | None:
-    """Return module, arguments and whether warnings are errors, of `dvc ...` and of `python [-W error] -m ...`."""
-    first, *rest = command
-    if first == "dvc":
-        return "dvc", rest, False
-    if first not in ("python", sys.executable):
-        return None
-    strict = rest[:2] == ["-W", "error"]
-    rest = rest[2:] if strict else rest
-    return (rest[1], rest[2:], strict) if rest[:1] == ["-m"] and rest[1].startswith(MODULES) else None
+# Variables that neither Python nor a library reads when it starts. A command with any other starts afresh.
+LATER = {
+    *("AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_SECRET_ACCESS_KEY", "CLUSTER"),
+    *("DATASET_MIRROR", "DEVICE", "LOADER_WORKERS", "OMP_NUM_THREADS", "PIPELINE_DEBUG", "PYTHONPATH", "TORCHRUN"),
+}
+SOCKET = "s"  # short: the path of a socket may have about 100 characters
+READY = 60  # seconds
+# The first lines are those of pip: a path with a space cannot be in a first line.
+SCRIPT = """#!/bin/sh
+'''exec' "{python}" -IS "$0" "$@"
+' '''
+import sys
+sys.path.insert(0, {root!r})
+from tests.handover import main
+main({python!r}, {path!r}, {early!r})
+"""
 
 
 def run(
-    command: Sequence[str], folder: Path, variables: Mapping[str, str], timeout: float
+    command: Sequence[str], folder: Path, variables: Mapping[str, str], added: Mapping[str, str], timeout: float
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that `module_of` knows, as `subprocess.run` does with captured output."""
-    known = module_of(command)
-    assert known is not None
-    here = venv(**{name: variables[name] for name in SIMPLEST if name in variables})
+    """Do what `subprocess.run` does with captured output and text.
+
+    Args:
+        command: of any kind; only those that tests.handover knows are prepared.
+        folder: the working directory.
+        variables: the environment.
+        added: what of it is not in the environment of every command.
+        timeout: seconds.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer.
+    """
+    known = command[0] in ("dvc", "python", sys.executable) and added.keys() <= LATER | SIMPLEST.keys()
+    if not known or not request(command, str(folder), {}):
+        return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=timeout)
+    here = venv(**{name: added[name] for name in SIMPLEST if name in added})
     path = os.pathsep.join([str(here / "bin"), variables["PATH"]])
-    request: Request = (*known, str(folder), {**variables, "PATH": path})
+    wanted = request(command, str(folder), {**variables, "PATH": path})
+    assert wanted is not None
     with (
-        socket.socket(socket.AF_UNIX) as server,
         open(os.devnull, "rb") as nothing,
         tempfile.TemporaryFile("w+", encoding="utf-8") as out,
         tempfile.TemporaryFile("w+", encoding="utf-8") as err,
     ):
-        server.connect(str(here / SOCKET))
-        socket.send_fds(server, [repr(request).encode()], [each.fileno() for each in (nothing, out, err)])
-        server.settimeout(timeout)
         try:
-            code = int(server.recv(16))
+            code = hand_over(str(here / SOCKET), wanted, [each.fileno() for each in (nothing, out, err)], timeout)
         except TimeoutError:
             raise subprocess.TimeoutExpired(command, timeout) from None
         texts = []
@@ -84,72 +97,52 @@ def run(
         return subprocess.CompletedProcess(command, code, *texts)
 
 
-SOCKET = "socket"
-SCRIPT = """#!{python} -IS
-import os, sys
-name, *arguments = sys.argv
-module, rest, strict = "dvc", arguments, False
-if name.endswith("/python"):
-    while rest[:1] == ["-u"] or rest[:2] == ["-W", "error"]:
-        strict = strict or rest[0] == "-W"
-        rest = rest[1 + (rest[0] == "-W"):]
-    module, rest = (rest[1], rest[2:]) if rest[:1] == ["-m"] else ("", [])
-if module.startswith({modules}) and {early} == [os.environ.get(name) for name in {names}]:
-    import socket
-    with socket.socket(socket.AF_UNIX) as server:
-        server.connect({path})
-        socket.send_fds(server, [repr((module, rest, strict, os.getcwd(), dict(os.environ))).encode()], [0, 1, 2])
-        code = int(server.recv(16))
-    if code < 0:
-        os.kill(os.getpid(), -code)
-    sys.exit(code)
-command = [{python!r}, *([] if name.endswith("/python") else ["-m", "dvc"]), *arguments]
-os.execv({python!r}, command)
-"""
-
-
 @cache
 def venv(**early: str) -> Path:
     """Start a server, and return a virtual environment with this one's packages, whose `python` and `dvc` it serves.
 
-    Each set of values of the variables in SIMPLEST has a server of its own.
-    A process whose `sys.executable` is its `python` begins with `subprocess.Popen([venv() / "bin/python", ...],
-    executable=sys.executable)`.
+    Each set of values of the variables in SIMPLEST has a server of its own. To hand over only what a process starts,
+    not the process itself: `subprocess.Popen([venv() / "bin/python", ...], executable=sys.executable)`.
     """
     folder = Path(tempfile.mkdtemp(prefix="venv-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = folder / SOCKET
+    early = {name: os.environ[name] for name in SIMPLEST if name in os.environ} | early
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.prepared", str(path)],
-        cwd=Path(__file__).resolve().parent.parent,
-        env={**os.environ, **early},
-        # Streams that cannot seek: those of a command that can would else be expected to.
+        [sys.executable, "-m", "tests.prepared", str(folder)],
+        cwd=ROOT,
+        env=inherited | early,
+        stdin=subprocess.PIPE,  # its end is that of this process
+        # A pipe, because Python decides when it starts whether stdout can seek, and that of a command may be unable to.
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    atexit.register(server.terminate)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    atexit.register(server.wait)
+    atexit.register(server.stdin.close)
     for name in ("lib", "pyvenv.cfg"):
         (folder / name).symlink_to(Path(sys.prefix) / name)
     (folder / "bin").mkdir()
     for program in Path(sys.executable).parent.iterdir():
         if program.name not in ("python", "dvc"):
             (folder / "bin" / program.name).symlink_to(program)
-    names = list(SIMPLEST)
-    values = [early.get(name, os.environ.get(name)) for name in names]
-    text = SCRIPT.format(python=sys.executable, modules=MODULES, early=values, names=names, path=repr(str(path)))
+    text = SCRIPT.format(root=str(ROOT), python=sys.executable, path=str(folder / SOCKET), early=early)
     for name in ("python", "dvc"):
         (folder / "bin" / name).write_text(text)
         (folder / "bin" / name).chmod(0o700)
-    while not path.exists():
-        assert server.poll() is None, server.stdout and server.stdout.read()
+    deadline = time.monotonic() + READY
+    while not (folder / SOCKET).exists():
+        assert server.poll() is None, server.stdout.read()
+        assert time.monotonic() < deadline, f"no server after {READY} seconds"
         time.sleep(0.01)
     return folder
 
 
-def serve(path: str) -> None:
+def serve(folder: Path) -> None:
     """Import the libraries; then, for each connection to a socket, run a command with the streams of the other side.
 
-    The answer is the exit code. If the other side closes the connection before, the command is killed.
+    The answer is the exit code. If the other side closes the connection before, the command is killed. Ends when stdin
+    is closed, with all commands, and removes the folder.
     """
     filters = import_libraries()
     woken, wake = socket.socketpair()
@@ -157,34 +150,52 @@ def serve(path: str) -> None:
     signal.set_wakeup_fd(wake.fileno())
     signal.signal(signal.SIGCHLD, lambda *_: None)
     running: dict[int, socket.socket] = {}
+    killed: set[int] = set()
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(path)
+        server.bind(str(folder / "new"))
         server.listen(16)
+        os.rename(folder / "new", folder / SOCKET)  # from now on it answers
         while True:
-            ready = select.select([woken, server, *running.values()], [], [])[0]
+            watched: list[Any] = [connection for child, connection in running.items() if child not in killed]
+            ready = select.select([0, woken, server, *watched], [], [])[0]
+            if 0 in ready:
+                break
             for child in [child for child, connection in running.items() if connection in ready]:
-                os.kill(child, signal.SIGKILL)
+                kill(child)
+                killed.add(child)
             if woken in ready:
                 woken.recv(4096)
                 while running and (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                    killed.discard(ended[0])
                     with running.pop(ended[0]) as connection, suppress(OSError):
                         connection.sendall(str(os.waitstatus_to_exitcode(ended[1])).encode())
             if server in ready:
                 connection, _ = server.accept()
-                request, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+                _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+                with connection.makefile("rb") as lines:
+                    wanted = Request(*ast.literal_eval(lines.readline().decode()))
                 child = os.fork()
                 if not child:
+                    os.setsid()
                     signal.set_wakeup_fd(-1)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    start(
-                        filters,
-                        str(Path(path).with_name("bin") / "python"),
-                        ast.literal_eval(request.decode()),
-                        streams,
-                    )
+                    for each in (woken, wake, server, connection, *running.values()):
+                        each.close()
+                    start(filters, str(folder / "bin/python"), wanted, streams)
                 running[child] = connection
                 for stream in streams:
                     os.close(stream)
+    for child in running:
+        kill(child)
+    shutil.rmtree(folder)
+
+
+def kill(child: int) -> None:
+    """Kill a command and what it has started in its session."""
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except ProcessLookupError:  # it has not begun its session
+        os.kill(child, signal.SIGKILL)
 
 
 def import_libraries() -> int:
@@ -193,7 +204,7 @@ def import_libraries() -> int:
     for name in LIBRARIES.split():
         import_module(name)
     assert threading.active_count() == 1, "a process with several threads must not be forked"
-    # What torch does when a process ends takes longer than a short command, and serves only a process that goes on.
+    # At the end of a process torch unloads its operators and lists its compilations, in 45 ms; no command needs that.
     atexit.unregister(sys.modules["torch._dynamo.utils"].dump_compile_times)
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
         finalizer.atexit = False
@@ -202,33 +213,34 @@ def import_libraries() -> int:
     return len(warnings.filters) - defaults
 
 
-def start(filters: int, python: str, request: Request, streams: Sequence[int]) -> NoReturn:
+def start(filters: int, python: str, wanted: Request, streams: Sequence[int]) -> NoReturn:
     """Do what `python -m MODULE` does, and end the process."""
-    module, arguments, strict, folder, variables = request
+    variables = wanted.variables
     code: Any = 0
     try:
-        os.chdir(folder)
-        os.environ.clear()
-        os.environ.update(variables)
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
+            os.close(stream)
+        os.chdir(wanted.folder)
+        os.environ.clear()
+        os.environ.update(variables)
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
         for text in (sys.stdout, sys.stderr):
-            text.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # libraries hold these streams already
+            # Libraries hold these streams already.
+            text.reconfigure(encoding="utf-8", write_through=wanted.unbuffered)  # type: ignore[union-attr]
         sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in variables
         sys.executable = python  # with which libraries start processes
         if "OMP_NUM_THREADS" in variables:
             sys.modules["torch"].set_num_threads(int(variables["OMP_NUM_THREADS"]))
-        own = str(Path(__file__).resolve().parent.parent)
         extra = filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))
-        sys.path[:] = [folder, *extra, *(path for path in sys.path if path not in ("", own))]
+        sys.path[:] = [wanted.folder, *extra, *(path for path in sys.path if path not in ("", str(ROOT)))]
         for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
             del sys.modules[name]
-        sys.argv = [module, *arguments]
-        if strict:  # where `-W error` is: after the filters of the libraries
+        sys.argv = [wanted.module, *wanted.arguments]
+        if wanted.strict:  # where `-W error` is: after the filters of the libraries
             warnings.filters[filters:filters] = [("error", None, Warning, None, 0)]  # type: ignore[index]
         gc.unfreeze()
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        runpy.run_module(wanted.module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code
     except BaseException:
@@ -238,10 +250,13 @@ def start(filters: int, python: str, request: Request, streams: Sequence[int]) -
         print(code, file=sys.stderr)
         code = 1
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        code = code or 120  # as Python does
     os._exit(code or 0)
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(Path(sys.argv[1]))

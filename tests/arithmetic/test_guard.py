@@ -16,9 +16,7 @@ from stages.lib.arithmetic.mode import Portable
 from stages.lib.core.errors import UserError
 from tests.arithmetic.operations import SAMPLES, hashed
 from tests.conftest import ROOT
-from tests.prepared import SIMPLEST
-
-# Without vector instructions of PyTorch's own, and MKL's kernels for any processor.
+from tests.handover import SIMPLEST
 
 
 def test_every_operation_that_passes_has_a_sample() -> None:

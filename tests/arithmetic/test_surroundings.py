@@ -16,10 +16,10 @@ import pytest
 from stages import train
 from stages.lib.training import checkpoint
 from tests.conftest import ROOT, Count, Project
-from tests.prepared import SIMPLEST
+from tests.handover import SIMPLEST
 from tests.stages.test_train import TINY, choose, make_data, outputs
 
-pytestmark = pytest.mark.xdist_group("simplest instructions")
+pytestmark = pytest.mark.xdist_group("simplest instructions")  # one server prepares them all
 EVERYTHING: dict[str, Any] = {  # every source of random numbers, a small last batch, and a sum of each kind
     "averaging": 0.9,
     "batch_size": 33,

@@ -51,7 +51,7 @@ def project(prepared: Project, request: pytest.FixtureRequest) -> Iterator[Proje
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster with two workers, in folders of their own, on which no experiment is interrupted."""
+    """A cluster with two workers, in folders of their own. What they start is prepared: never interrupt it."""
     machines, python = tmp_path_factory.mktemp("cluster") / "machines", str(venv() / "bin/python")
     with cluster(machines, workers=2, python=python) as running:
         yield running
@@ -174,7 +174,7 @@ def test_the_experiment_of_a_lost_worker_is_run_by_another(project: Project, tmp
 
 
 def test_an_interrupted_sweep_leaves_no_process_and_keeps_what_has_finished(project: Project, tmp_path: Path) -> None:
-    with cluster(tmp_path / "machines", workers=1) as running:
+    with cluster(tmp_path / "machines", workers=2) as running:
         command = ("python", "-W", "error", "-m", "experiments.sweep")
         sweep = project.start(*command, "long", CLUSTER=running.address)
         sweep.wait_for("1/2  ")

@@ -1,4 +1,4 @@
-"""The command-line interfaces in experiments/: help texts and one-line errors."""
+"""The command lines: help texts and one-line errors."""
 
 import subprocess
 from pathlib import Path
@@ -27,6 +27,15 @@ def test_help_prints_the_module_docstring(tmp_path: Path, command: str, option: 
     docstring = (ROOT / f"experiments/{command}.py").read_text().split('"""')[1]
     assert docstring.strip() in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("module", ["stages.check", "commands.predict"])
+def test_help_that_cannot_be_written_is_an_error(tmp_path: Path, module: str) -> None:
+    command = ("sh", "-c", f"python -m {module} --help > /dev/full")
+    done = Project(tmp_path).run(*command, fails=True, PYTHONPATH=str(ROOT))
+    assert done.returncode == 1
+    assert done.stderr == f"{module.split('.')[1]}: error: No space left on device; free some space and run it again\n"
 
 
 @pytest.mark.parametrize("arguments", [["--unknown"], ["one", "two"]])

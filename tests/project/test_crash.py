@@ -46,7 +46,7 @@ def seconds(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 def run_repro(project: Project) -> subprocess.CompletedProcess[str]:
     """Run `dvc repro`, which may fail."""
-    return prepared.run(("dvc", "repro"), project.root, environment(), timeout=300)
+    return prepared.run(("dvc", "repro"), project.root, environment(), {}, timeout=300)
 
 
 def repro(project: Project, count: Count) -> str:

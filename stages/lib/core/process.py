@@ -61,17 +61,14 @@ def run(main: Callable[[], None], *, lock: bool = True, arguments: bool = False)
         try:
             sys.stdout.flush()
         except OSError as error:
-            code = code or (128 + signal.SIGPIPE if isinstance(error, BrokenPipeError) else 1)
+            code = code or _report(error)
     except Exception as error:
-        code = 1
-        if isinstance(error, BrokenPipeError) and _output_closed():
-            code = 128 + signal.SIGPIPE
-        elif _received:  # a library turned the signal into an error, for example because it also ended a worker
+        if _received:  # a library turned the signal into an error, for example because it also ended a worker
             code = 128 + _received[0]
         elif os.environ.get("PIPELINE_DEBUG"):
             raise
         else:
-            print(f"{_command()}: error: {one_line(error)}", file=sys.stderr, flush=True)
+            code = _report(error)
     _exit(code)  # outside of `except`: the exception holds frames, and with them data loader workers
 
 
@@ -89,6 +86,14 @@ def defer_signals() -> Iterator[None]:
         _deferring = False
     if _received:
         raise SystemExit(128 + _received[0])
+
+
+def _report(error: Exception) -> int:
+    """Print an error in one line, unless it is that nobody reads the output; return the exit code."""
+    if isinstance(error, BrokenPipeError) and _output_closed():
+        return 128 + signal.SIGPIPE
+    print(f"{_command()}: error: {one_line(error)}", file=sys.stderr, flush=True)
+    return 1
 
 
 def _output_closed() -> bool:
