@@ -8,6 +8,8 @@ times the number of processors is what the machine could do. Our reader also ver
 one process per processor, and writes the pixels to a file. The two run alternately.
 """
 
+from stages.lib.core.process import run
+
 import os
 import shutil
 import tempfile
@@ -18,7 +20,6 @@ import torch
 
 from benchmarks.images import write_photographs
 from benchmarks.timing import time_alternately, wait_until_idle
-from stages.lib.core.memory import keep_freed_memory
 from stages.lib.datasets.raw import Raw
 from stages.lib.preprocessing.decoding import decode_all
 from stages.lib.preprocessing.processes import all_processors
@@ -27,7 +28,6 @@ NUMBER, SIZE, ROUNDS = 2000, 224, 5
 
 
 def main() -> None:
-    keep_freed_memory()  # as every stage does; torchvision, in this process, gains 2 % from it
     wait_until_idle()
     with tempfile.TemporaryDirectory() as folder:
         photographs = Path(folder) / "photographs"
@@ -49,8 +49,8 @@ def ours(raw: Raw, path: Path) -> float:
     """Return the seconds of normalize's reader."""
     shutil.rmtree(path, ignore_errors=True)
     started = time.perf_counter()
-    with all_processors() as run:
-        _, unreadable = decode_all(raw.reader, list(raw.checksums), SIZE, path, run)
+    with all_processors() as processes:
+        _, unreadable = decode_all(raw.reader, list(raw.checksums), SIZE, path, processes)
     assert not unreadable
     return time.perf_counter() - started
 
@@ -68,4 +68,4 @@ def torchvision(raw: Raw) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, lock=False)  # which keeps freed memory, as in every stage; torchvision gains 2 % from it
