@@ -1,12 +1,12 @@
 """Commands as real processes that begin with the libraries imported, which otherwise takes most of their time.
 
-A server imports the libraries once and forks a process for each command, which does what `python -m MODULE` does: its
-own folder, environment, session, standard streams, warnings, exit code. None of this project's modules is imported
-before. What Python reads only when it starts is the server's: hash seed, locale, time zone.
+A server imports the libraries once and forks a process for each command. The process does what `python -m MODULE` does,
+with the folder, environment, standard streams and filter of warnings of that command, in a new session. No module of
+this project is imported before. Hash seed, locale and time zone are those with which the server was started.
 Scripts named `python` and `dvc`, first in the PATH of these commands, hand over what they start in turn: the stages of
-`dvc repro`, the ranks of a training, the commands of make. If a script is killed, so is its command, with all that it
-has started; it never receives another signal. Commands that a test starts in the background, to interrupt them, are
-therefore started as users start them.
+`dvc repro`, the ranks of a training, the commands of make. If a signal ends a script, the server kills the command and
+all processes that it has started; no other signal reaches them. Commands that a test starts in the background, to
+interrupt them, are therefore started as users start them.
 """
 
 import ast
@@ -68,7 +68,7 @@ def run(
         command: of any kind; only those that tests.handover knows are prepared.
         folder: the working directory.
         variables: the environment.
-        added: what of it is not in the environment of every command.
+        added: the variables of it that this command has and others do not.
         timeout: seconds.
 
     Raises:
@@ -99,9 +99,9 @@ def run(
 
 @cache
 def venv(**early: str) -> Path:
-    """Start a server, and return a virtual environment with this one's packages, whose `python` and `dvc` it serves.
+    """Start a server, and return a virtual environment in which `python` and `dvc` hand over to it.
 
-    Each set of values of the variables in SIMPLEST has a server of its own. To hand over only what a process starts,
+    There is one server for each set of values of the variables in SIMPLEST. To hand over only what a process starts,
     not the process itself: `subprocess.Popen([venv() / "bin/python", ...], executable=sys.executable)`.
     """
     folder = Path(tempfile.mkdtemp(prefix="venv-"))
@@ -111,8 +111,8 @@ def venv(**early: str) -> Path:
         [sys.executable, "-m", "tests.prepared", str(folder)],
         cwd=ROOT,
         env=inherited | early,
-        stdin=subprocess.PIPE,  # its end is that of this process
-        # A pipe, because Python decides when it starts whether stdout can seek, and that of a command may be unable to.
+        stdin=subprocess.PIPE,  # closed when this process ends, however it ends; then the server ends, too
+        # A pipe: Python decides at its start whether stdout can seek, and the stdout of a command may be a pipe.
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )

@@ -40,7 +40,7 @@ def probe(tmp_path: Path) -> Project:
 
 
 @pytest.mark.parametrize(
-    ("action", "strict", "code", "said"),
+    ("action", "strict", "code", "stderr"),
     [
         ("nothing", True, 0, ""),
         ("exit", False, 3, ""),
@@ -50,7 +50,7 @@ def probe(tmp_path: Path) -> Project:
         ("warn", True, 1, "UserWarning: a warning"),
     ],
 )
-def test_exit_codes_and_output(probe: Project, action: str, strict: bool, code: int, said: str) -> None:
+def test_exit_codes_and_output(probe: Project, action: str, strict: bool, code: int, stderr: str) -> None:
     """Of a command, and of one that another process starts; with an environment larger than one message."""
     options = ("-W", "error") if strict else ()
     command = ("python", *options, "-m", "commands.probe", action)
@@ -60,8 +60,8 @@ def test_exit_codes_and_output(probe: Project, action: str, strict: bool, code: 
     for done, length in ((started, 100_000), (prepared, 0)):
         assert done.returncode == code
         assert done.stdout.splitlines() == [f"['{action}'] {length} python True"]
-        assert said in done.stderr
-        assert bool(said) == bool(done.stderr)
+        assert stderr in done.stderr
+        assert bool(stderr) == bool(done.stderr)
 
 
 def is_running(pid: int) -> bool:
@@ -71,7 +71,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_a_killed_script_takes_its_command_and_all_processes_of_it_along(probe: Project) -> None:
+def test_killing_a_script_kills_all_processes_of_the_command(probe: Project) -> None:
     command = (str(venv() / "bin/python"), "-m", "commands.probe", "wait")
     running = probe.start(*command)
     running.wait_for("waiting")
